@@ -1,0 +1,50 @@
+"""One legend for every array in the project: letters in shapes, names of record dimensions, labels of plot axes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Dim:
+    """A dimension: its letter in shapes, its name in records, what it counts, and the label an axis gets."""
+
+    letter: str
+    name: str
+    counts: str
+    label: str
+
+
+_TABLE = (
+    Dim("B", "sample", "sequences in a batch", "sequence"),
+    Dim("T", "token", "query positions", "position (tokens)"),
+    Dim("S", "key", "key positions", "key position (tokens)"),
+    Dim("H", "head", "query heads", "head"),
+    Dim("G", "kv_head", "key-value heads (groups of query heads share one)", "key-value head"),
+    Dim("K", "key_channel", "channels of a query or key", "key channel"),
+    Dim("V", "value_channel", "channels of a value", "value channel"),
+    Dim("D", "dim", "channels of the residual stream", "hidden dimension"),
+    Dim("F", "hidden", "channels inside the MLP", "MLP channel"),
+    Dim("E", "expert", "routed experts", "expert"),
+    Dim("L", "layer", "blocks of the model", "layer"),
+    Dim("N", "chosen", "keys chosen for a statistic", "chosen key"),
+    Dim("W", "gate_channel", "channels of a gate: 1 (head-wise) or as wide as what it gates", "gate channel"),
+    # Record dimensions that no tensor shape spells.
+    Dim("", "step", "optimiser steps", "training step"),
+    Dim("", "variant", "model variants compared", "variant"),
+    Dim("", "seed", "random seeds", "seed"),
+    Dim("", "text", "texts measured", "text"),
+    Dim("", "rank", "places in a ranking, largest first", "rank"),
+    Dim("", "bin", "histogram bins", "gate score"),
+    Dim("", "setting", "positions of an intervention", "setting"),
+)
+
+#: Record name -> Dim.
+DIMS: dict[str, Dim] = {dim.name: dim for dim in _TABLE}
+#: Shape letter -> Dim.
+LETTERS: dict[str, Dim] = {dim.letter: dim for dim in _TABLE if dim.letter}
+
+
+def axis_label(name: str) -> str:
+    """The label of an axis that runs along record dimension ``name``. Raises KeyError for a name not in the legend."""
+    return DIMS[name].label
