@@ -36,6 +36,7 @@ _TABLE = (
     Dim("", "text", "texts measured", "text"),
     Dim("", "rank", "places in a ranking, largest first", "rank"),
     Dim("", "bin", "histogram bins", "gate score"),
+    Dim("", "gate_head", "heads a gate has scores for (query heads, key-value heads, or 1 when shared)", "gate head"),
     Dim("", "setting", "positions of an intervention", "setting"),
 )
 
