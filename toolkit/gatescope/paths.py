@@ -1,0 +1,105 @@
+"""Where the project keeps things, and the one way it writes a file: all of it or nothing."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from gatescope.errors import DataError, Refusal
+
+_WRITE_ERRNOS = frozenset(
+    {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOTDIR}
+)
+# safetensors (Rust) and HDF5 report the operating system's error number only inside their message.
+_ERRNO_IN_MESSAGE = re.compile(r"(?:os error|errno =) (\d+)")
+
+
+def repo_root() -> Path:
+    """The checkout this package runs from: ``$GATESCOPE_ROOT``, else found from the package's own location.
+
+    Raises Refusal when that folder holds no ``data/``.
+    """
+    named = os.environ.get("GATESCOPE_ROOT")
+    root = Path(named).expanduser().resolve() if named else Path(__file__).resolve().parents[2]
+    if not (root / "data").is_dir():
+        origin = "$GATESCOPE_ROOT" if named else "the folder two above the gatescope package"
+        raise Refusal(
+            "repo_root",
+            "a checkout of this project with a data/ folder",
+            f"{root} ({origin}) without one",
+            "set GATESCOPE_ROOT to your clone, or install it with pip install -e",
+        )
+    return root
+
+
+def data_dir() -> Path:
+    """``data/`` of the checkout: small files made by this project, each with its row in the manifest."""
+    return repo_root() / "data"
+
+
+def cache_dir() -> Path:
+    """Where files that can be made again are kept: ``$GATESCOPE_CACHE``, else ``.cache`` in the checkout.
+
+    The folder need not exist yet; `atomic_write` makes it.
+    """
+    named = os.environ.get("GATESCOPE_CACHE")
+    return Path(named).expanduser().resolve() if named else repo_root() / ".cache"
+
+
+@contextmanager
+def atomic_write(path: str | Path) -> Iterator[Path]:
+    """Write ``path`` through a temporary file beside it, so that a reader sees the old file or the whole new one.
+
+        with atomic_write(target) as temporary:
+            save_file(tensors, temporary)
+
+    Missing folders are made. When the block raises, the temporary file is removed and ``path`` is as it was; a
+    refused permission or a full disk becomes a DataError. A killed process may leave a hidden ``.<name>.*.tmp*`` file.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch(exist_ok=False)  # a folder that refuses us says so before the work is done
+        yield temporary
+        _flush_to_disk(temporary)
+        temporary.replace(path)
+    except Exception as error:
+        code = _errno(error)
+        if code not in _WRITE_ERRNOS or _concerns_another_file(error, path, temporary):
+            raise
+        full = code in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+        raise DataError(
+            "atomic_write",
+            f"to write {path}",
+            f"{os.strerror(code)!r}",
+            f"free space on the disk of {path.parent}, then try again"
+            if full
+            else f"allow writing to {path.parent}, or point GATESCOPE_CACHE or the output path elsewhere",
+        ) from error
+    finally:
+        with suppress(OSError):  # the error that matters is already on its way
+            temporary.unlink(missing_ok=True)
+
+
+def _flush_to_disk(path: Path) -> None:
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+def _errno(error: BaseException) -> int | None:
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno
+    found = _ERRNO_IN_MESSAGE.search(str(error))
+    return int(found.group(1)) if found else None
+
+
+def _concerns_another_file(error: BaseException, path: Path, temporary: Path) -> bool:
+    named = getattr(error, "filename", None)
+    ours = {path, temporary, *path.parents}
+    return isinstance(named, str | Path) and Path(named) not in ours
