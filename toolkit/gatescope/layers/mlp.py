@@ -1,0 +1,50 @@
+"""The position-wise half of a block."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from gatescope.errors import Refusal
+
+MLPKind = Literal["gelu", "swiglu"]
+
+
+@dataclass(frozen=True, slots=True)
+class MLPSpec:
+    """Which MLP, and how wide inside. Raises Refusal for an unknown kind or a width below 1.
+
+    gelu     Y = GELU(X W_up) W_down                          (Vaswani et al. 2017, with GELU)
+    swiglu   Y = (SiLU(X W_gate) * X W_up) W_down             (Shazeer 2020, eq. 6; llama)
+    """
+
+    kind: MLPKind
+    hidden: int
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(MLPKind):
+            raise Refusal("MLPSpec", f"kind in {get_args(MLPKind)}", repr(self.kind), "choose one of them")
+        if self.hidden < 1:
+            raise Refusal("MLPSpec", "hidden >= 1", f"{self.hidden}", "pass a width, usually 4 * d_model")
+
+
+class MLP(nn.Module):
+    """The MLP of an `MLPSpec`, without biases."""
+
+    def __init__(self, spec: MLPSpec, d_model: int) -> None:
+        super().__init__()
+        self.spec = spec
+        if spec.kind == "swiglu":
+            self.gate_proj = nn.Linear(d_model, spec.hidden, bias=False)
+        self.up_proj = nn.Linear(d_model, spec.hidden, bias=False)
+        self.down_proj = nn.Linear(spec.hidden, d_model, bias=False)
+
+    def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
+        """Apply the MLP to a pre-normed input."""
+        if self.spec.kind == "swiglu":
+            return self.down_proj(functional.silu(self.gate_proj(x)) * self.up_proj(x))
+        return self.down_proj(functional.gelu(self.up_proj(x)))

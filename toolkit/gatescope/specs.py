@@ -1,0 +1,77 @@
+"""Frozen specs to plain dictionaries and back, strictly: what a file says is what a model gets, or an error."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, fields, is_dataclass
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from gatescope.errors import Refusal
+
+Spec = TypeVar("Spec")
+
+
+def to_dict(spec: Any) -> dict[str, Any]:
+    """A spec (a dataclass, nested ones included) as dictionaries, lists and scalars that JSON can carry."""
+    return asdict(spec)
+
+
+def from_dict(cls: type[Spec], data: Mapping[str, Any]) -> Spec:
+    """The inverse of `to_dict`.
+
+    Raises Refusal for a key the spec does not have, a key without a default that is missing, a value of another type,
+    and whatever the spec itself refuses.
+    """
+    if not isinstance(data, Mapping):
+        raise Refusal(cls.__name__, "a mapping of its fields", f"{data!r}", "write it with specs.to_dict")
+    known = {field.name: field for field in fields(cls)}  # type: ignore[arg-type]
+    unknown = sorted(set(data) - set(known))
+    if unknown:
+        raise Refusal(
+            cls.__name__, f"only the fields {', '.join(known)}", f"also {', '.join(unknown)}", "remove or rename them"
+        )
+    missing = [
+        name
+        for name, field in known.items()
+        if name not in data and field.default is MISSING and field.default_factory is MISSING
+    ]
+    if missing:
+        raise Refusal(cls.__name__, f"the fields {', '.join(missing)}", "none of them", "add them")
+    hints = get_type_hints(cls)
+    return cls(**{name: _value(f"{cls.__name__}.{name}", hints[name], value) for name, value in data.items()})
+
+
+def _value(where: str, hint: Any, value: Any) -> Any:
+    """``value`` as the annotation wants it: nested specs built, lists back to tuples, integers widened to float."""
+    if is_dataclass(hint):
+        return from_dict(hint, value)  # type: ignore[arg-type]
+    origin = get_origin(hint)
+    if origin in (Union, UnionType):
+        if value is None and NoneType in get_args(hint):
+            return None
+        errors = []
+        for option in get_args(hint):
+            if option is not NoneType:
+                try:
+                    return _value(where, option, value)
+                except Refusal as error:
+                    errors.append(error)
+        raise errors[0]
+    if origin is Literal:
+        fits = value in get_args(hint)
+    elif origin is tuple:
+        if isinstance(value, list | tuple):
+            return tuple(_value(where, get_args(hint)[0], item) for item in value)
+        fits = False
+    elif hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    else:
+        fits = isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
+    if not fits:
+        wanted = hint.__name__ if isinstance(hint, type) else str(hint)
+        raise Refusal(where, wanted, f"{value!r}", "correct the value")
+    return value
+
+
+__all__ = ["from_dict", "to_dict"]
