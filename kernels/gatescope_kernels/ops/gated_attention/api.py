@@ -5,32 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from gatescope_kernels.ops.gated_attention import blockwise, reference
+from gatescope_kernels.ops.gated_attention.problem import Problem, Visibility
 
 Impl = Literal["auto", "reference", "blockwise"]
 Combine = Literal["multiply", "add"]
 
 #: Statistics that can be asked for. ``lse`` and the number of visible keys always come.
 STATISTICS = ("entropy", "max_logit", "mass", "key_mass")
-
-
-@dataclass(frozen=True, slots=True)
-class Visibility:
-    """Which keys a query may read.
-
-    Query i of T stands at absolute position p = i + S - T (the last query sees the last key, as in decoding with a
-    cache). Key j is visible when every rule that is set holds:
-
-        causal:  j <= p
-        window:  p - j < window          or j < sink_tokens   (StreamingLLM keeps the first keys)
-
-    A window without ``causal`` is two-sided: |p - j| < window.
-    """
-
-    causal: bool = True
-    window: int | None = None
-    sink_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +57,9 @@ def gated_attention(
     scale: float | None = None,
     impl: Impl = "auto",
 ) -> Float[Tensor, "B H T V"]:
-    """TO BE WRITTEN (contract)."""
-    raise NotImplementedError
+    """Y = softmax(scale Q K^T) V, gated; see gated_attention_with_stats."""
+    out, _ = _run(q, k, v, gate, combine, sink, visibility, key_mask, scale, frozenset(), (), impl)
+    return out
 
 
 def gated_attention_with_stats(
@@ -90,5 +77,38 @@ def gated_attention_with_stats(
     keys: tuple[int, ...] = (0,),
     impl: Impl = "auto",
 ) -> tuple[Float[Tensor, "B H T V"], AttentionStats]:
-    """TO BE WRITTEN (contract): as gated_attention, and the statistics named in ``stats``."""
-    raise NotImplementedError
+    """As gated_attention, and the statistics named in ``stats``."""
+    out, found = _run(q, k, v, gate, combine, sink, visibility, key_mask, scale, frozenset(stats), keys, impl)
+    return out, found
+
+
+_IMPLEMENTATIONS = {"reference": reference.attend, "blockwise": blockwise.attend, "auto": blockwise.attend}
+
+
+def _run(q, k, v, gate, combine, sink, visibility, key_mask, scale, stats, keys, impl):
+    B, H, T, K = q.shape
+    _, G, S, _ = k.shape
+    if isinstance(sink, int | float):
+        sink = torch.full((H,), float(sink), dtype=q.dtype, device=q.device)
+    problem = Problem(
+        B,
+        H,
+        G,
+        T,
+        S,
+        K**-0.5 if scale is None else scale,
+        visibility,
+        key_mask,
+        stats,
+        tuple(keys),
+        torch.float64 if q.dtype == torch.float64 else torch.float32,
+        q.device,
+    )
+    out, found = _IMPLEMENTATIONS[impl](q, k, v, sink, problem)
+    out = out.to(q.dtype)
+    if gate is not None:
+        out = out * gate if combine == "multiply" else out + gate
+    keep = stats | {"lse"} | ({"sink_mass"} if sink is not None else set())
+    found = {name: value for name, value in found.items() if name in keep}
+    keys = tuple(keys) if "mass" in stats else ()
+    return out, AttentionStats(visible=problem.count_visible(), keys=keys, **found)

@@ -1,0 +1,68 @@
+"""Gated attention, the equation spelled once. Materialises T x S: for tests and small inputs."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from gatescope_kernels.ops.gated_attention.problem import Problem
+
+
+def visible_keys(problem: Problem) -> Bool[Tensor, "B 1 T S"]:
+    """The visibility rules of `Visibility`, as a matrix. True where row i may read key j."""
+    rule = problem.visibility
+    p_T1 = torch.arange(problem.T, device=problem.device)[:, None] + problem.S - problem.T
+    j_S = torch.arange(problem.S, device=problem.device)
+    visible_TS = torch.ones(problem.T, problem.S, dtype=torch.bool, device=problem.device)
+    if rule.causal:
+        visible_TS &= j_S <= p_T1
+    if rule.window is not None:
+        near_TS = (p_T1 - j_S < rule.window) & (j_S - p_T1 < rule.window)
+        visible_TS &= near_TS | (j_S < rule.sink_tokens)
+    visible_BTS = visible_TS.expand(problem.B, -1, -1)
+    if problem.key_mask is not None:
+        visible_BTS = visible_BTS & problem.key_mask[:, None, :]
+    return visible_BTS[:, None]
+
+
+def attend(
+    q: Float[Tensor, "B H T K"],
+    k: Float[Tensor, "B G S K"],
+    v: Float[Tensor, "B G S V"],
+    sink: Float[Tensor, " H"] | None,
+    problem: Problem,
+) -> tuple[Float[Tensor, "B H T V"], dict[str, Tensor]]:
+    """Attention before the gate, and every statistic, in the accumulation dtype.
+
+        S_ij = scale * q_i.k_j over visible j        L_i = log(exp(sink_h) + sum_j exp(S_ij))
+        A_ij = exp(S_ij - L_i)                       Y_i = sum_j A_ij v_j
+
+    Autograd differentiates all of it. A row that sees no key and no sink has Y = 0, L = -inf, entropy 0, mass 0.
+    """
+    q, k, v = (x.to(problem.dtype) for x in (q, k, v))
+    k, v = (x.repeat_interleave(problem.H // problem.G, dim=1) for x in (k, v))
+    visible = visible_keys(problem)
+    logits = (problem.scale * q @ k.mT).masked_fill(~visible, -torch.inf)
+    outcomes = logits
+    if sink is not None:
+        sink_column = sink.to(problem.dtype).view(1, -1, 1, 1).expand(problem.B, -1, problem.T, 1)
+        outcomes = torch.cat([logits, sink_column], dim=-1)
+    # logsumexp and softmax of a row of -inf have NaN gradients: such rows are computed on zeros, then overwritten.
+    empty = (outcomes == -torch.inf).all(-1, keepdim=True)
+    outcomes = outcomes.masked_fill(empty, 0.0)
+    lse = outcomes.logsumexp(-1)
+    log_a = torch.log_softmax(outcomes, -1).masked_fill(empty, -torch.inf)
+    a = log_a.exp()
+    entropy = -(a * log_a.masked_fill(log_a == -torch.inf, 0.0)).sum(-1)
+    a_keys = a[..., : problem.S]
+    statistics = {
+        "lse": lse.masked_fill(empty[..., 0], -torch.inf),
+        "entropy": entropy,
+        "max_logit": logits.amax(-1),
+        "mass": a_keys[..., list(problem.keys)],
+        "key_mass": a_keys.sum(-2),
+    }
+    if sink is not None:
+        statistics["sink_mass"] = a[..., -1]
+    return a_keys @ v, statistics
