@@ -1,9 +1,11 @@
 """Taps: named places where a model shows its tensors, and lets them be changed."""
 
 from gatescope.taps.core import (
+    ALWAYS,
     SITES,
     AttentionCall,
     Event,
+    GateScores,
     Handler,
     Site,
     attached,
@@ -11,4 +13,4 @@ from gatescope.taps.core import (
     tap,
 )
 
-__all__ = ["SITES", "AttentionCall", "Event", "Handler", "Site", "attached", "attend", "tap"]
+__all__ = ["ALWAYS", "SITES", "AttentionCall", "Event", "GateScores", "Handler", "Site", "attached", "attend", "tap"]

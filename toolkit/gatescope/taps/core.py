@@ -1,9 +1,10 @@
 """Named places in a forward pass, and the handlers that watch or edit what passes there.
 
 A model calls ``x = tap("resid", x, layer=3)`` or ``y = attend(call, layer=3)``; with no handler attached both cost one
-lookup. A handler may edit a value (interventions) or watch it (probes); every edit happens before any watching, so a
-probe always sees what the model went on to use. Statistics of attention are asked for by watchers and computed once,
-in the same call that computes the output.
+lookup. A handler may edit a value (interventions) or watch it (probes). At each place every edit happens before any
+watching, so a probe always sees what the model went on to use, whatever the order of attaching. Edits apply in the
+order of attaching. Statistics of attention are asked for by watchers and computed once, in the same call that computes
+the output. Watching runs under ``no_grad``: a probe never adds to the graph of a training step.
 """
 
 from __future__ import annotations
@@ -12,9 +13,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import wraps
+from types import MethodType
 from typing import Any
+from weakref import WeakKeyDictionary
 
-from gatescope_kernels import AttentionStats, Visibility, gated_attention, gated_attention_with_stats
+import torch
+from gatescope_kernels import STATISTICS, AttentionStats, Visibility, gated_attention, gated_attention_with_stats
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
@@ -32,13 +37,23 @@ class Site:
 
 _SITES = (
     Site("tokens", "B T", "token ids the model was given"),
+    Site(
+        "key_mask", "B T or None", "False on padding; shown before the first block, None when the model was given none"
+    ),
     Site("embed", "B T D", "residual stream entering the first block"),
     Site("resid", "B T D", "residual stream leaving block `layer`"),
-    Site("attention", "AttentionCall", "one attention: q, k, v, gate, sink, visibility; output [B H T V] and statistics"),
-    Site("gate", "B N T W", "gate scores; N heads (1 when shared or after W_O), W channels (1 when head-wise)"),
+    Site(
+        "attention", "AttentionCall", "one attention: q, k, v, gate, sink, visibility; output [B H T V] and statistics"
+    ),
+    Site(
+        "gate", "GateScores", "scores [B N T W] of one gate, its position and how it combines; the model uses .scores"
+    ),
     Site("logits", "B T vocab", "next-token logits"),
 )
 SITES: dict[str, Site] = {site.name: site for site in _SITES}
+
+#: Statistics that come with every measured attention; a handler that needs no others asks for one of these.
+ALWAYS = frozenset({"lse", "visible", "sink_mass"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,22 +76,52 @@ class AttentionCall:
 
 
 @dataclass(frozen=True, slots=True)
+class GateScores:
+    """Scores of one gate and what the model does with them.
+
+    scores    [B N T W]: N heads (query heads, key-value heads, or 1 when shared or after W_O), W channels (1 when
+              head-wise). A gate without input shows the same scores for every sequence and token, expanded.
+    position  where the gate sits, a position of gates.GateSpec ("sdpa", "value", "key", "query", "output")
+    combine   "multiply": Y * scores; "add": Y + scores
+    """
+
+    scores: Float[Tensor, "B N T W"]
+    position: str
+    combine: str = "multiply"
+
+    @property
+    def identity(self) -> float:
+        """The score that leaves Y as it is: 1 for a multiplied gate, 0 for an added one."""
+        return 1.0 if self.combine == "multiply" else 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Event:
-    """What a watcher receives: the site, the block it belongs to, the value that passed, and for attention its result."""
+    """What a watcher receives.
+
+    site, layer  where it passed; layer is None for places outside the blocks
+    value        what the model went on with
+    output       for attention: its result [B H T V], gate included
+    stats        for attention: the statistics that all handlers asked for together
+    key_mask     the model's own padding of this forward pass: True on text, False on padding; None without padding.
+                 Interventions on single attentions do not change it.
+    """
 
     site: str
     layer: int | None
     value: Any
     output: Tensor | None = None
     stats: AttentionStats | None = None
+    key_mask: Bool[Tensor, "B S"] | None = None
 
 
 class Handler:
     """Base of everything that is attached to a model.
 
     sites   names from SITES this handler wants; an unknown name is refused when it is attached.
-    stats   attention statistics wanted (gatescope_kernels.STATISTICS); computed once for all handlers together.
-    keys    keys whose mass is wanted.
+    stats   attention statistics wanted (gatescope_kernels.STATISTICS, or a name of taps.ALWAYS); computed once for all
+            handlers together.
+    keys    keys whose mass is wanted, 0-based.
     """
 
     sites: frozenset[str] = frozenset()
@@ -88,63 +133,164 @@ class Handler:
         return value
 
     def watch(self, event: Event) -> None:
-        """See what passed. Must not change it."""
+        """See what passed, under ``no_grad``. Must not change it."""
 
 
-_active: ContextVar[tuple[Handler, ...]] = ContextVar("gatescope_taps", default=())
+class _Frame:
+    """One running forward pass: who listens, and the padding the model showed."""
+
+    __slots__ = ("handlers", "key_mask")
+
+    def __init__(self, handlers: tuple[Handler, ...]) -> None:
+        self.handlers = handlers
+        self.key_mask: Tensor | None = None
 
 
-def _wanting(site: str) -> list[Handler]:
-    return [handler for handler in _active.get() if site in handler.sites]
+_frame: ContextVar[_Frame | None] = ContextVar("gatescope_taps", default=None)
+_attached: WeakKeyDictionary[nn.Module, list[Handler]] = WeakKeyDictionary()
+
+
+def _wanting(site: str) -> tuple[_Frame | None, list[Handler]]:
+    frame = _frame.get()
+    return frame, [] if frame is None else [handler for handler in frame.handlers if site in handler.sites]
+
+
+def _edited(handlers: list[Handler], site: str, layer: int | None, value: Any) -> Any:
+    for handler in handlers:
+        before, value = value, handler.edit(site, layer, value)
+        kept = type(value) is type(before) or (isinstance(value, Tensor) and isinstance(before, Tensor))
+        if kept and isinstance(value, Tensor):
+            kept = value.shape == before.shape and value.dtype == before.dtype and value.device == before.device
+        if not kept:
+            raise Refusal(
+                type(handler).__name__,
+                f"an edit at {site!r} (layer {layer}) that keeps {_kind(before)}",
+                _kind(value),
+                "return the value from edit(), with the shape, dtype and device it came with",
+            )
+    return value
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"{value.dtype} {tuple(value.shape)} on {value.device}"
+    return type(value).__name__
+
+
+@torch.no_grad()
+def _shown(handlers: list[Handler], event: Event) -> None:
+    for handler in handlers:
+        handler.watch(event)
 
 
 def tap(site: str, value: Any, *, layer: int | None = None) -> Any:
     """Show ``value`` at ``site`` to the attached handlers and return what the model shall go on with.
 
-    Raises Refusal for a site that is not in SITES.
+    Raises Refusal for a site that is not in SITES, or an edit that changes type, shape, dtype or device.
     """
     if site not in SITES:
         raise Refusal("tap", f"a site of {tuple(SITES)}", repr(site), "add a row to taps.SITES")
-    handlers = _wanting(site)
-    for handler in handlers:
-        value = handler.edit(site, layer, value)
-    for handler in handlers:
-        handler.watch(Event(site, layer, value))
+    frame, handlers = _wanting(site)
+    if frame is None or (not handlers and site != "key_mask"):
+        return value
+    value = _edited(handlers, site, layer, value)
+    if site == "key_mask":
+        frame.key_mask = value
+    _shown(handlers, Event(site, layer, value, key_mask=frame.key_mask))
     return value
 
 
 def attend(call: AttentionCall, *, layer: int | None = None) -> Float[Tensor, "B H T V"]:
-    """Run one attention through the operator, letting handlers edit the call and see output and statistics."""
-    handlers = _wanting("attention")
-    if not handlers:
+    """Run one attention through the operator, letting handlers edit the call and see output and statistics.
+
+    Raises Refusal when a handler asks for the mass on a key that this call does not have.
+    """
+    frame, handlers = _wanting("attention")
+    if frame is None or not handlers:
         return gated_attention(**call.arguments())
-    for handler in handlers:
-        call = handler.edit("attention", layer, call)
-    stats = tuple(sorted(set().union(*(handler.stats for handler in handlers))))
-    keys = tuple(sorted({key for handler in handlers for key in handler.keys if key < call.k.shape[2]}))
-    if not stats:
+    padding = call.key_mask if frame.key_mask is None else frame.key_mask
+    call = _edited(handlers, "attention", layer, call)
+    wanted = frozenset().union(*(handler.stats for handler in handlers))
+    if not wanted:
         output, result = gated_attention(**call.arguments()), None
     else:
+        stats, keys = tuple(name for name in STATISTICS if name in wanted), _keys(handlers, call.k.shape[2])
         output, result = gated_attention_with_stats(**call.arguments(), stats=stats, keys=keys)
-    for handler in handlers:
-        handler.watch(Event("attention", layer, call, output, result))
+    _shown(handlers, Event("attention", layer, call, output, result, padding))
     return output
+
+
+def _keys(handlers: list[Handler], length: int) -> tuple[int, ...]:
+    for handler in handlers:
+        beyond = [key for key in handler.keys if not 0 <= key < length]
+        if beyond:
+            raise Refusal(
+                type(handler).__name__,
+                f"keys below {length}, the number of keys of this attention",
+                str(beyond),
+                "give the model a longer input or choose earlier keys",
+            )
+    return tuple(sorted({key for handler in handlers for key in handler.keys}))
 
 
 @contextmanager
 def attached(model: nn.Module, *handlers: Handler) -> Iterator[None]:
     """Attach handlers to every forward pass of ``model`` until the block ends, whatever ends it.
 
-    A model emits taps when it has a class attribute ``tap_sites``: the sites its forward pass shows.
-    Raises UntappableModelError for a model that shows no taps, or not those a handler wants.
+    A model emits taps when it has an attribute ``tap_sites``: the sites its forward pass shows, those of its submodules
+    included. Blocks may nest and may end in any order; copies made of the model inside a block are not attached, nor
+    is what activation checkpointing recomputes during backward.
+
+    Raises UntappableModelError for a model that shows no taps or not those a handler wants, Refusal for a handler that
+    is attached to the model already or names a site or statistic that does not exist.
     """
+    for handler in handlers:
+        _check(handler)
+    _check_shown(model, handlers)
+    present = _attached.setdefault(model, [])
+    for place, handler in enumerate(handlers):
+        if any(handler is other for other in (*present, *handlers[:place])):
+            raise Refusal(
+                type(handler).__name__,
+                f"to be attached to {type(model).__name__} once",
+                "a second time",
+                "make a second handler, or leave the first block before entering it again",
+            )
+    if not present:
+        _listen(model)
+    present.extend(handlers)
+    try:
+        yield
+    finally:
+        present[:] = [other for other in present if not any(other is handler for handler in handlers)]
+        if not present and _attached.pop(model, None) is not None:
+            _unlisten(model)
+
+
+def _check(handler: Handler) -> None:
+    known = {"sites": set(SITES), "stats": {*STATISTICS, *ALWAYS}}
+    for field, names in known.items():
+        unknown = set(getattr(handler, field)) - names
+        if unknown:
+            raise Refusal(
+                type(handler).__name__,
+                f"{field} among {sorted(names)}",
+                str(sorted(unknown)),
+                "correct the handler's " + field,
+            )
+
+
+def _check_shown(model: nn.Module, handlers: tuple[Handler, ...]) -> None:
     shown = getattr(model, "tap_sites", None)
     if shown is None:
+        inner = next((name for name, module in model.named_modules() if hasattr(module, "tap_sites")), None)
         raise UntappableModelError(
             type(handlers[0]).__name__ if handlers else "attached",
             "a model that emits taps (attribute tap_sites)",
             f"{type(model).__name__}, which has none",
-            "load it as a gatescope model, or call taps.tap(...) in its forward and list the sites in tap_sites",
+            f"attach to its submodule {inner!r}, which has"
+            if inner
+            else "load it as a gatescope model, or call taps.tap(...) in its forward and list the sites in tap_sites",
         )
     for handler in handlers:
         missing = handler.sites - set(shown)
@@ -155,26 +301,32 @@ def attached(model: nn.Module, *handlers: Handler) -> Iterator[None]:
                 f"{type(model).__name__}, which does not show {sorted(missing)}",
                 "use a model that has them, or leave this handler out",
             )
-    tokens: list[Any] = []
-
-    def enter(*_: Any) -> None:
-        tokens.append(_active.set((*_active.get(), *handlers)))
-
-    def leave(*_: Any) -> None:
-        if tokens:
-            _active.reset(tokens.pop())
-
-    hooks = [
-        model.register_forward_pre_hook(enter, prepend=True),
-        model.register_forward_hook(leave, always_call=True),
-    ]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
-        while tokens:
-            leave()
 
 
-__all__ = ["SITES", "AttentionCall", "Event", "Handler", "Site", "attached", "attend", "tap"]
+def _listen(model: nn.Module) -> None:
+    """Replace ``model.forward`` for this instance. Module hooks would not do: torch skips them on KeyboardInterrupt."""
+    own = model.__dict__.get("forward")
+    forward = type(model).forward if own is None else own
+
+    @wraps(forward)
+    def listening(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        outer = _frame.get()
+        active = outer.handlers if outer is not None else ()
+        new = tuple(handler for handler in _attached.get(self, ()) if not any(handler is other for other in active))
+        token = _frame.set(_Frame((*active, *new)))
+        try:
+            return type(self).forward(self, *args, **kwargs) if own is None else own(*args, **kwargs)
+        finally:
+            _frame.reset(token)
+
+    listening._gatescope_own = own
+    model.forward = MethodType(listening, model)
+
+
+def _unlisten(model: nn.Module) -> None:
+    own = model.__dict__.pop("forward").__func__._gatescope_own
+    if own is not None:
+        model.forward = own
+
+
+__all__ = ["ALWAYS", "SITES", "AttentionCall", "Event", "GateScores", "Handler", "Site", "attached", "attend", "tap"]
