@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 
 from gatescope.errors import DataError, Refusal
 
 _WRITE_ERRNOS = frozenset(
-    {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOTDIR}
+    getattr(errno, name)
+    for name in ("EACCES", "EPERM", "EROFS", "ENOSPC", "EDQUOT", "EFBIG", "EIO", "ENOENT", "ENOTDIR", "EEXIST")
+    if hasattr(errno, name)
 )
 # safetensors (Rust) and HDF5 report the operating system's error number only inside their message.
 _ERRNO_IN_MESSAGE = re.compile(r"(?:os error|errno =) (\d+)")
@@ -73,7 +77,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         code = _errno(error)
         if code not in _WRITE_ERRNOS or _concerns_another_file(error, path, temporary):
             raise
-        full = code in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+        full = errno.errorcode[code] in {"ENOSPC", "EDQUOT", "EFBIG"}
         raise DataError(
             "atomic_write",
             f"to write {path}",
@@ -85,6 +89,19 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # the error that matters is already on its way
             temporary.unlink(missing_ok=True)
+
+
+def file_sha256(path: str | Path) -> str:
+    """sha256 of a file's bytes, in hex; computed once per process for each size and modification time of the file."""
+    path = Path(path).resolve()
+    state = path.stat()
+    return _sha256(path, state.st_size, state.st_mtime_ns)
+
+
+@lru_cache(maxsize=1024)
+def _sha256(path: Path, size: int, mtime_ns: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _flush_to_disk(path: Path) -> None:
