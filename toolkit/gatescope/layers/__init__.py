@@ -1,6 +1,7 @@
 """Layers: each takes a frozen spec and shows its taps."""
 
-from gatescope.layers.attention import AttentionSpec
+from gatescope.layers.attention import Attention, AttentionSpec
+from gatescope.layers.gate import Gate, score_shape
 from gatescope.layers.mlp import MLP, MLPSpec
 
-__all__ = ["MLP", "AttentionSpec", "MLPSpec"]
+__all__ = ["MLP", "Attention", "AttentionSpec", "Gate", "MLPSpec", "score_shape"]

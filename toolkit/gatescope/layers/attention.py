@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
+import torch
 from gatescope_kernels import Visibility
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
 
 from gatescope.errors import Refusal
 from gatescope.gates import GateSpec
+from gatescope.layers.gate import Gate, score_shape
+from gatescope.layers.init import linear, spawn
+from gatescope.layers.rope import rotate
+from gatescope.taps import AttentionCall, attend
 
 Sink = Literal["learned", "off_by_one"]
 
@@ -35,7 +42,7 @@ class AttentionSpec:
     rope_theta: float = 10_000.0
     gate: GateSpec | None = None
     sink: Sink | None = None
-    visibility: Visibility = Visibility()
+    visibility: Visibility = field(default_factory=Visibility)
 
     def __post_init__(self) -> None:
         if self.n_heads < 1 or self.n_kv_heads < 1 or self.n_heads % self.n_kv_heads:
@@ -53,3 +60,74 @@ class AttentionSpec:
             raise Refusal("AttentionSpec", "a finite rope_theta > 1", f"{self.rope_theta}", "the usual value is 10000")
         if self.sink is not None and self.sink not in get_args(Sink):
             raise Refusal("AttentionSpec", f"sink None or in {get_args(Sink)}", repr(self.sink), "choose one of them")
+
+
+class Attention(nn.Module):
+    """Self-attention of an `AttentionSpec` on a pre-normed input.
+
+        q, k, v = X W_Q, X W_K, X W_V          gates "query", "key", "value" act here, before RoPE
+        Y = softmax(rope(q) rope(k)^T / sqrt(K) + M) v          gate "sdpa" acts on Y, head by head
+        out = concat_heads(Y) W_O              gate "output" acts here
+
+    Gates before RoPE: Qiu et al. 2025 place G2 to G4 "after the value, key and query projection" (section 2.2), and only
+    there a score that scales one channel keeps its meaning, since RoPE mixes channel pairs. For head-wise scores the
+    order does not matter. Code for G2 to G5 was not released.
+    """
+
+    def __init__(
+        self,
+        spec: AttentionSpec,
+        d_model: int,
+        *,
+        layer: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        self.spec, self.layer = spec, layer
+        width, kv_width = spec.n_heads * spec.head_dim, spec.n_kv_heads * spec.head_dim
+        self.q_proj = linear(d_model, width, generator)
+        self.k_proj = linear(d_model, kv_width, generator)
+        self.v_proj = linear(d_model, kv_width, generator)
+        self.o_proj = linear(width, d_model, generator)
+        self.gate = None
+        if spec.gate is not None:
+            shape = score_shape(
+                spec.gate,
+                n_heads=spec.n_heads,
+                n_kv_heads=spec.n_kv_heads,
+                head_dim=spec.head_dim,
+                d_model=d_model,
+            )
+            self.gate = Gate(spec.gate, shape, d_model, layer=layer, generator=spawn(generator, layer or 0))
+        self.sink = nn.Parameter(torch.zeros(spec.n_heads)) if spec.sink == "learned" else None
+
+    def forward(self, x: Float[Tensor, "B T D"], key_mask: Bool[Tensor, "B T"] | None = None) -> Float[Tensor, "B T D"]:
+        """Attend over ``x``; keys where ``key_mask`` is False are not read."""
+        spec = self.spec
+        scores = None if self.gate is None else self.gate(x)
+        q, k, v = (self._heads(proj(x)) for proj in (self.q_proj, self.k_proj, self.v_proj))
+        q, k, v = self._gated("query", q, scores), self._gated("key", k, scores), self._gated("value", v, scores)
+        in_epilogue = self.gate is not None and self.gate.spec.position == "sdpa"
+        call = AttentionCall(
+            q=rotate(q, spec.rope_theta),
+            k=rotate(k, spec.rope_theta),
+            v=v,
+            gate=scores.expand(-1, spec.n_heads, -1, -1) if in_epilogue else None,
+            combine=self.gate.spec.combine if in_epilogue else "multiply",
+            sink=0.0 if spec.sink == "off_by_one" else self.sink,
+            visibility=spec.visibility,
+            key_mask=key_mask,
+        )
+        out = self.o_proj(attend(call, layer=self.layer).transpose(1, 2).flatten(2))
+        return self._gated("output", out[:, None], scores)[:, 0]
+
+    def _heads(self, x: Float[Tensor, "B T E"]) -> Float[Tensor, "B H T K"]:
+        return x.unflatten(-1, (-1, self.spec.head_dim)).transpose(1, 2)
+
+    def _gated(
+        self, position: str, y: Float[Tensor, "B M T C"], scores: Float[Tensor, "B N T W"] | None
+    ) -> Float[Tensor, "B M T C"]:
+        """``y`` through the gate if the gate sits at ``position``."""
+        if self.gate is None or self.gate.spec.position != position:
+            return y
+        return self.gate.combine(y, scores)

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
 from gatescope.errors import Refusal
+from gatescope.layers.init import linear
 
 MLPKind = Literal["gelu", "swiglu"]
 
@@ -35,13 +37,13 @@ class MLPSpec:
 class MLP(nn.Module):
     """The MLP of an `MLPSpec`, without biases."""
 
-    def __init__(self, spec: MLPSpec, d_model: int) -> None:
+    def __init__(self, spec: MLPSpec, d_model: int, *, generator: torch.Generator | None = None) -> None:
         super().__init__()
         self.spec = spec
         if spec.kind == "swiglu":
-            self.gate_proj = nn.Linear(d_model, spec.hidden, bias=False)
-        self.up_proj = nn.Linear(d_model, spec.hidden, bias=False)
-        self.down_proj = nn.Linear(spec.hidden, d_model, bias=False)
+            self.gate_proj = linear(d_model, spec.hidden, generator)
+        self.up_proj = linear(d_model, spec.hidden, generator)
+        self.down_proj = linear(spec.hidden, d_model, generator)
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
         """Apply the MLP to a pre-normed input."""

@@ -1,6 +1,7 @@
 """Models that show their taps."""
 
 from gatescope.layers import AttentionSpec, MLPSpec
-from gatescope.models.tiny_lm import LMConfig
+from gatescope.models.loss import next_token_nll
+from gatescope.models.tiny_lm import Block, LMConfig, TinyLM
 
-__all__ = ["AttentionSpec", "LMConfig", "MLPSpec"]
+__all__ = ["AttentionSpec", "Block", "LMConfig", "MLPSpec", "TinyLM", "next_token_nll"]

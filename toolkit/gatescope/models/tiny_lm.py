@@ -6,9 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional
+
 from gatescope import specs
 from gatescope.errors import Refusal
-from gatescope.layers import AttentionSpec, MLPSpec
+from gatescope.layers import MLP, Attention, AttentionSpec, MLPSpec
+from gatescope.layers.init import linear
+from gatescope.taps import tap
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,3 +52,77 @@ class LMConfig:
     def from_dict(cls, data: Mapping[str, Any]) -> LMConfig:
         """The inverse of `to_dict`, strict: unknown or missing keys and wrong types raise Refusal."""
         return specs.from_dict(cls, data)
+
+
+class Block(nn.Module):
+    """X + Attention(RMSNorm(X)), then + MLP(RMSNorm(.)): llama's pre-norm block. Shows "resid" on leaving."""
+
+    def __init__(self, config: LMConfig, layer: int, *, generator: torch.Generator | None = None) -> None:
+        super().__init__()
+        self.layer = layer
+        self.attention_norm = nn.RMSNorm(config.d_model, eps=config.norm_eps)
+        self.attention = Attention(config.attention, config.d_model, layer=layer, generator=generator)
+        self.mlp_norm = nn.RMSNorm(config.d_model, eps=config.norm_eps)
+        self.mlp = MLP(config.mlp, config.d_model, generator=generator)
+
+    def forward(self, x: Float[Tensor, "B T D"], key_mask: Bool[Tensor, "B T"] | None = None) -> Float[Tensor, "B T D"]:
+        """The residual stream after this block."""
+        x = x + self.attention(self.attention_norm(x), key_mask)
+        x = x + self.mlp(self.mlp_norm(x))
+        return tap("resid", x, layer=self.layer)
+
+
+class TinyLM(nn.Module):
+    """Tokens to next-token logits, every named place shown to taps.
+
+    Weights are drawn from ``init_seed`` alone: the same seed gives the same weights, and models of one seed that differ
+    only in their gate or sink share all other weights. Raises Refusal for tokens the model cannot read.
+    """
+
+    def __init__(self, config: LMConfig, *, init_seed: int = 0) -> None:
+        super().__init__()
+        self.config = config
+        generator = torch.Generator().manual_seed(init_seed)
+        table = torch.empty(config.vocab, config.d_model)
+        self.embed = nn.Embedding.from_pretrained(table.normal_(std=0.02, generator=generator), freeze=False)
+        self.blocks = nn.ModuleList(Block(config, layer, generator=generator) for layer in range(config.n_layers))
+        self.norm = nn.RMSNorm(config.d_model, eps=config.norm_eps)
+        self.head = None if config.tie_embeddings else linear(config.d_model, config.vocab, generator)
+
+    @property
+    def tap_sites(self) -> frozenset[str]:
+        """The sites of taps.SITES that a forward pass shows."""
+        gate = {"gate"} if self.config.attention.gate else set()
+        return frozenset({"tokens", "key_mask", "embed", "resid", "attention", "logits"} | gate)
+
+    def forward(
+        self, tokens: Int[Tensor, "B T"], key_mask: Bool[Tensor, "B T"] | None = None
+    ) -> Float[Tensor, "B T vocab"]:
+        """Logits of the token after each position; tokens where ``key_mask`` is False are read by no other."""
+        tokens = tap("tokens", tokens)
+        self._check(tokens)
+        key_mask = tap("key_mask", key_mask)
+        x = tap("embed", self.embed(tokens))
+        for block in self.blocks:
+            x = block(x, key_mask)
+        weight = self.embed.weight if self.head is None else self.head.weight
+        return tap("logits", functional.linear(self.norm(x), weight))
+
+    def _check(self, tokens: Tensor) -> None:
+        if tokens.dtype not in (torch.int64, torch.int32):
+            raise Refusal("TinyLM", "token ids of dtype int64 or int32", f"{tokens.dtype}", "pass tokens.long()")
+        if tokens.ndim != 2 or tokens.numel() == 0:
+            raise Refusal(
+                "TinyLM",
+                "token ids [B T] with at least one sequence and one token",
+                f"shape {tuple(tokens.shape)}",
+                "pass tokens[None] for a single sequence" if tokens.ndim == 1 and len(tokens) else "pass some text",
+            )
+        low, high = (int(bound) for bound in torch.aminmax(tokens))
+        if low < 0 or high >= self.config.vocab:
+            raise Refusal(
+                "TinyLM",
+                f"token ids in 0..{self.config.vocab - 1}",
+                f"ids from {low} to {high}",
+                "tokenise with the vocabulary this model was built for",
+            )
