@@ -70,7 +70,9 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.touch(exist_ok=False)  # a folder that refuses us says so before the work is done
+        mode = temporary.stat().st_mode
         yield temporary
+        temporary.chmod(mode)  # safetensors renames a private file of its own into place
         _flush_to_disk(temporary)
         temporary.replace(path)
     except Exception as error:

@@ -1,0 +1,60 @@
+"""The converted model, ready to run."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from gatescope.models.smollm2.convert import convert, model_dir
+from gatescope.models.smollm2.receipt import FILES, Receipt
+from gatescope.models.smollm2.tokenizer import Tokenizer
+from gatescope.models.tiny_lm import LMConfig, TinyLM
+
+
+@dataclass(frozen=True, slots=True)
+class Pretrained:
+    """A model with what belongs to it.
+
+    model        in fp32 on the CPU, in evaluation mode, its weights frozen
+    tokenizer    of the same vocabulary
+    config       of the model
+    context      longest sequence it was trained on
+    provenance   the file the weights come from, their licence and digests
+    """
+
+    model: TinyLM
+    tokenizer: Tokenizer
+    config: LMConfig
+    context: int
+    provenance: Receipt
+
+
+def load_smollm2(folder: Path | None = None) -> Pretrained:
+    """SmolLM2-135M-Instruct from the cache; the first call converts it.
+
+    Files that differ from their receipt are converted again, and it says so. Raises DataError when the wheel with the
+    model is not installed or the cache cannot be written.
+    """
+    folder = folder or model_dir()
+    receipt = Receipt.read(folder)
+    damaged = [] if receipt is None else receipt.damaged(folder)
+    if damaged:
+        print(f"{', '.join(damaged)} in {folder}: not as converted; converting again")
+    if receipt is None or damaged:
+        receipt = Receipt.read(convert(target=folder))
+    configuration = json.loads((folder / FILES["config_sha256"]).read_text(encoding="utf-8"))
+    config = LMConfig.from_dict(configuration["model"])
+    with torch.device("meta"):  # shapes only: every weight is then replaced by a view of the mapped file
+        model = TinyLM(config)
+    model.load_state_dict(load_file(folder / FILES["model_sha256"]), assign=True)
+    return Pretrained(
+        model=model.eval().requires_grad_(False),
+        tokenizer=Tokenizer.load(folder / FILES["tokenizer_sha256"], configuration["bos_id"]),
+        config=config,
+        context=configuration["context"],
+        provenance=receipt,
+    )
