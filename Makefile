@@ -1,0 +1,56 @@
+# Thin on purpose: the logic is in scripts/bootstrap.py (set-up) and in the console script `gatescope`.
+#
+#   PYTHON        interpreter for .venv (3.11 to 3.14)         make lab PYTHON=/opt/python3.12/bin/python3
+#   TORCH_INDEX   index with CPU builds of torch; empty: pip's own settings only
+#   LAB_ARGS      passed to JupyterLab                         make lab LAB_ARGS="--no-browser --port=9000"
+#   ARGS          passed to the command behind a target        make test ARGS="tests/ops -k sink"
+
+SHELL := /bin/sh
+CANDIDATES := .venv/bin/python python3.13 python3.12 python3.11 python3.14 python3
+CHECK := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))
+PYTHON ?= $(shell for p in $(CANDIDATES); do "$$p" -c '$(CHECK)' >/dev/null 2>&1 && { echo "$$p"; exit; }; done)
+BOOTSTRAP = $(or $(PYTHON),$(error No Python 3.11 to 3.14 with its venv module was found; install one \
+  (Debian and Ubuntu: apt install python3 python3-venv), or name it: make $@ PYTHON=/path/to/python3.12)) scripts/bootstrap.py
+BIN := .venv/bin
+LAB_ARGS ?=
+ARGS ?=
+
+export OMP_WAIT_POLICY ?= PASSIVE
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-dev lab test notebooks claims build bench lint clean
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup:  ## make .venv, install the pins, convert SmolLM2 once
+	@$(BOOTSTRAP) setup
+
+setup-dev:
+	@$(BOOTSTRAP) setup --dev
+
+lab:  ## set up, copy the notebooks into work/, open JupyterLab there
+	@$(BOOTSTRAP) lab $(LAB_ARGS)
+
+test: setup-dev  ## every test: contracts, units, notebooks, browser
+	@$(BIN)/python -m pytest $(ARGS)
+
+notebooks: setup  ## run every notebook headless
+	@$(BIN)/gatescope run $(ARGS)
+
+claims: setup  ## print the verdict of every claim
+	@$(BIN)/gatescope claims $(ARGS)
+
+build: setup  ## lessons -> notebooks
+	@$(BIN)/gatescope build $(ARGS)
+
+bench: setup  ## time the kernels on this machine
+	@$(BIN)/gatescope bench $(ARGS)
+
+lint: setup-dev  ## ruff and mypy
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
+
+clean:  ## remove what runs leave behind (keeps .venv, .cache, work)
+	@$(BOOTSTRAP) clean

@@ -1,0 +1,76 @@
+"""What every test shares: shapes checked at run time, one thread policy, and what to do when something is missing."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+# Before torch is imported: over-subscribed cores run several times slower than one thread each.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("MPLBACKEND", "agg")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import pytest
+from jaxtyping import install_import_hook
+
+# Every annotated shape of the three packages is checked at each call. The hook must stand before their first import.
+install_import_hook(["gatescope", "gatescope_kernels", "gatescope_lessons"], "beartype.beartype")
+
+ROOT = Path(__file__).resolve().parents[1]
+CI = os.environ.get("CI", "").lower() in {"1", "true", "yes"}
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+
+
+def _missing(what: str, fix: str) -> NoReturn:
+    message = f"{what} is missing; {fix}"
+    if CI:
+        pytest.fail(f"{message} (with CI=true nothing may be skipped)", pytrace=False)
+    pytest.skip(message)
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The checkout."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def artifacts() -> Path:
+    """The ignored folder for screenshots and logs that a person may want to look at after a run."""
+    folder = ROOT / "artifacts"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def require() -> Callable[..., None]:
+    """``require("transformers")``: skip with the fix when packages are missing; with CI=true fail instead."""
+
+    def check(*packages: str) -> None:
+        for package in packages:
+            if importlib.util.find_spec(package) is None:
+                _missing(f"the package {package}", "run `make test`, which installs it")
+
+    return check
+
+
+@pytest.fixture(scope="session")
+def chromium(require: Callable[..., None]) -> str:
+    """Path of a Chromium that playwright can drive: the system's, else playwright's own."""
+    require("playwright")
+    for name in BROWSERS:
+        if found := shutil.which(name):
+            return found
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        bundled = playwright.chromium.executable_path
+    if Path(bundled).is_file():
+        return bundled
+    _missing("a Chromium", "install your system's chromium, or run `.venv/bin/python -m playwright install chromium`")
