@@ -1,19 +1,21 @@
-"""Gated attention in vectorised torch, tile by tile: nothing here ever has T x S elements."""
+"""Gated attention in vectorised torch, on any device. Nothing here ever holds T x S elements.
+
+Where only the output and what follows from its LSE are asked for, and torch's CPU flash kernel knows the case, that
+kernel runs; everything else is one visit to each strip of scores (strips.py).
+"""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from gatescope_kernels.ops.gated_attention import passes
+from gatescope_kernels.ops.gated_attention.backward import Saved, Upstream, flash_backward, strip_backward
+from gatescope_kernels.ops.gated_attention.forward import chosen_mass, flash_applies, flash_forward, strip_forward
 from gatescope_kernels.ops.gated_attention.problem import Problem
-
-_flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-_flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
 
 def attend(
@@ -23,49 +25,41 @@ def attend(
     sink: Float[Tensor, " H"] | None,
     problem: Problem,
 ) -> tuple[Float[Tensor, "B H T V"], dict[str, Tensor]]:
-    """Attention before the gate and the statistics in ``problem.stats``; differentiable in q, k, v and sink.
+    """Attention before the gate, and the statistics in ``problem.stats`` in the accumulation dtype.
 
-    Statistics are in the accumulation dtype. The README has the derivation of both passes.
+    Differentiable once, in q, k, v and sink, for every result.
     """
     out, *statistics = _Attend.apply(q, k, v, sink, problem)
-    named = zip(("lse", "entropy", "max_logit", "mass", "key_mass", "sink_mass"), statistics, strict=True)
+    named = zip(Upstream._fields[1:], statistics, strict=True)
     return out, {name: value for name, value in named if value is not None}
-
-
-class _Grads(NamedTuple):
-    """Upstream gradients, None where nothing downstream used the output."""
-
-    out: Tensor | None
-    lse: Tensor | None
-    entropy: Tensor | None
-    max_logit: Tensor | None
-    mass: Tensor | None
-    key_mass: Tensor | None
-    sink_mass: Tensor | None
 
 
 class _Attend(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, q, k, v, sink, problem):
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, sink: Tensor | None, problem: Problem) -> tuple:
         ctx.set_materialize_grads(False)
-        if passes.flash_applies(q, v, problem):
-            out, lse = passes.flash_forward(q, k, v, problem)
-        else:
-            out, lse = passes.tile_forward(q, k, v, problem)
+        ctx.problem, ctx.flash = problem, flash_applies(q, v, problem)
         sink_mass = None
+        if ctx.flash:
+            out, lse = flash_forward(q, k, v, problem)
+            found = {}
+            if sink is not None:
+                z = sink.to(problem.dtype)[:, None]
+                out = out * torch.sigmoid(lse - z)[..., None].to(out.dtype)
+                lse = torch.logaddexp(lse, z)
+        else:
+            out, found = strip_forward(q, k, v, sink, problem)
+            lse = found["lse"]
         if sink is not None:
-            z = sink.to(problem.dtype)[:, None]
-            out = out * torch.sigmoid(lse - z)[..., None].to(out.dtype)
-            lse = torch.logaddexp(lse, z)
-            sink_mass = torch.exp(z - lse)
-        entropy, max_logit, argmax, key_mass = passes.tile_statistics(q, k, lse, sink_mass, problem)
-        mass = passes.chosen_mass(q, k, lse, problem) if "mass" in problem.stats else None
-        ctx.problem = problem
-        ctx.save_for_backward(q, k, v, sink, out, lse, entropy, argmax, mass, sink_mass)
-        return out, lse, entropy, max_logit, mass, key_mass, sink_mass
+            sink_mass = torch.exp(sink.to(problem.dtype)[:, None] - lse)
+        mass = chosen_mass(q, k, lse, problem) if "mass" in problem.stats else None
+        ctx.save_for_backward(*Saved(q, k, v, sink, out, lse, found.get("entropy"), mass))
+        return out, lse, found.get("entropy"), found.get("max_logit"), mass, found.get("key_mass"), sink_mass
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, *grads):
-        dq, dk, dv, dsink = passes.backward(_Grads(*grads), *ctx.saved_tensors, ctx.problem)
-        return dq, dk, dv, dsink, None
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple:
+        up, saved = Upstream(*grads), Saved(*ctx.saved_tensors)
+        if ctx.flash and saved.sink is None and all(grad is None for grad in grads[1:]):
+            return *flash_backward(up.out, saved, ctx.problem), None, None
+        return *strip_backward(up, saved, ctx.problem), None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Int
@@ -54,26 +55,30 @@ class Problem:
     dtype: torch.dtype
     device: torch.device
 
-    def bounds(self) -> tuple[Int[Tensor, " T"], Int[Tensor, " T"], Int[Tensor, " T"]]:
-        """Visible keys of row i are [low_i, high_i) and [0, kept_i), before the key mask. Returns low, high, kept."""
-        rule = self.visibility
-        p = torch.arange(self.S - self.T, self.S, device=self.device)
-        low, high, kept = torch.zeros_like(p), torch.full_like(p, self.S), torch.zeros_like(p)
+    def bounds(self, p: Any) -> tuple[Any, Any, Any]:
+        """What position p sees, before the key mask: keys [low, high) and keys [0, kept). All three grow with p.
+
+        p is an int or an integer tensor, and so are the three bounds.
+        """
+        clip = torch.clamp if isinstance(p, Tensor) else _clip
+        rule, S = self.visibility, self.S
+        sinks, low, high = 0, 0 * p, 0 * p + S
         if rule.window is not None:
-            low, high = p - rule.window + 1, p + rule.window
-            kept = torch.full_like(p, rule.sink_tokens)
+            sinks, low, high = min(rule.sink_tokens, S), clip(p - rule.window + 1, 0, S), clip(p + rule.window, 0, S)
         if rule.causal:
-            high, kept = high.minimum(p + 1), kept.minimum(p + 1)
-        low, high, kept = (x.clamp(0, self.S) for x in (low, high, kept))
-        return low, high.maximum(low), kept
+            return low, clip(p + 1, 0, S), clip(p + 1, 0, sinks)
+        return low, high, 0 * p + sinks
 
     def count_visible(self) -> Int[Tensor, "B T"]:
         """n_i: how many keys row i sees, in O(T + S)."""
-        low, high, kept = self.bounds()
+        low, high, kept = self.bounds(torch.arange(self.S - self.T, self.S, device=self.device))
         if self.key_mask is None:
             counts = torch.arange(self.S + 1, device=self.device)[None]
         else:
             counts = torch.nn.functional.pad(self.key_mask.cumsum(-1), (1, 0))
-        near = counts[:, high] - counts[:, low]
-        overlap = counts[:, high.minimum(kept)] - counts[:, low.minimum(kept)]
-        return (near + counts[:, kept] - overlap).expand(self.B, -1)
+        apart = kept.minimum(low)  # sink tokens that lie before the near keys
+        return (counts[:, high.maximum(kept)] - counts[:, low] + counts[:, apart]).expand(self.B, -1)
+
+
+def _clip(x: int, low: int, high: int) -> int:
+    return max(low, min(high, x))

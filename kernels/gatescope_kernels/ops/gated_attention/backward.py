@@ -1,0 +1,140 @@
+"""Gradients of the output and of every statistic, strip by strip. The derivation is in the README."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from gatescope_kernels.ops.gated_attention.problem import Problem
+from gatescope_kernels.ops.gated_attention.strips import Strip, Workspace, strips
+
+_flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+
+
+class Upstream(NamedTuple):
+    """Gradients that arrive, in the order of the forward's results; None where nothing downstream used one."""
+
+    out: Tensor | None
+    lse: Tensor | None
+    entropy: Tensor | None
+    max_logit: Tensor | None
+    mass: Tensor | None
+    key_mass: Tensor | None
+    sink_mass: Tensor | None
+
+
+class Saved(NamedTuple):
+    """What the forward keeps: its inputs and O(T) results."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    sink: Tensor | None
+    out: Tensor
+    lse: Tensor
+    entropy: Tensor | None
+    mass: Tensor | None
+
+
+def flash_backward(dout: Tensor, saved: Saved, problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
+    """dq, dk, dv by torch's kernel. With the sink inside out and LSE its formula dS = A (dA - dY.Y) holds unchanged."""
+    q, k, v, out, lse = saved.q, saved.k, saved.v, saved.out, saved.lse
+    B, H, G, T, S = problem.B, problem.H, problem.G, problem.T, problem.S
+    if G < H:
+        q, dout, out = (x.reshape(B * G, H // G, T, -1) for x in (q, dout, out))
+        lse = lse.reshape(B * G, H // G, T)
+        k, v = (x.reshape(B * G, 1, S, -1).expand(-1, H // G, -1, -1) for x in (k, v))
+    causal = problem.visibility.causal and T > 1
+    dq, dk, dv = _flash_backward(dout, q, k, v, out, lse, 0.0, causal, scale=problem.scale)
+    if G < H:
+        dq, dk, dv = dq.reshape(B, H, T, -1), dk.sum(1).view(B, G, S, -1), dv.sum(1).view(B, G, S, -1)
+    return dq, dk, dv
+
+
+def strip_backward(up: Upstream, saved: Saved, problem: Problem) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """dq, dk, dv and dsink.
+
+    dS_ij = A_ij (dA_ij + a_i - dH_i log A_ij) + dM_i [j = argmax_j S_ij]
+    dA_ij = dY_i.v_j + dc_j + sum_s dm_is [j = s]        a_i = dL_i - dH_i H_i - sum_j A_ij dA_ij
+    """
+    w = Workspace(saved.q, saved.k, saved.v, problem)
+    N, R, T = w.N, w.R, problem.T
+    dout = w.fold(torch.zeros_like(saved.out) if up.out is None else up.out)
+    a = -(dout * w.fold(saved.out)).sum(-1, keepdim=True)
+    lse = w.fold(saved.lse[..., None])
+    if up.lse is not None:
+        a += w.fold(up.lse[..., None]).masked_fill(lse == -torch.inf, 0.0)
+    lse = lse.masked_fill(lse == -torch.inf, 0.0)
+    d_entropy = None if up.entropy is None else w.fold(up.entropy[..., None])
+    if d_entropy is not None:
+        a -= d_entropy * w.fold(saved.entropy[..., None])
+    d_mass = None if up.mass is None else w.fold(saved.mass * up.mass)
+    if d_mass is not None:
+        a -= d_mass.sum(-1, keepdim=True)
+    sink_mass = None
+    if saved.sink is not None:
+        z = saved.sink.to(problem.dtype).view(1, problem.G, R, 1, 1).expand(problem.B, -1, -1, -1, -1)
+        log_sink_mass = z.reshape(N, R, 1, 1) - lse
+        sink_mass = log_sink_mass.exp()
+    if up.sink_mass is not None:
+        d_sink_mass = w.fold(up.sink_mass[..., None])
+        a -= sink_mass * d_sink_mass
+    d_max = None if up.max_logit is None else w.fold(up.max_logit[..., None])
+    d_keys = None if up.key_mass is None else up.key_mass.to(problem.dtype).reshape(N, R, -1)
+
+    dq, dk, dv = torch.zeros_like(w.q), torch.zeros_like(w.k), torch.zeros_like(w.v)
+    for strip in strips(problem):
+        q_rows, k_strip, do_rows = w.rows(w.q, strip) * problem.scale, w.keys(w.k, strip), w.rows(dout, strip)
+        s = w.scores(q_rows, k_strip, strip)
+        highest = None if d_max is None else s.max(-1, keepdim=True)
+        s.sub_(w.rows(lse, strip))
+        p = torch.exp(s, out=w.buffer("p", strip))
+        if d_entropy is not None:
+            w.hide(s, strip, 0.0)
+        _add_keys(dv, strip, p, do_rows)
+        ds = torch.bmm(do_rows, w.keys(w.v, strip).mT, out=s if d_entropy is None else w.buffer("ds", strip))
+        if d_keys is not None:
+            _add_key_mass(ds, p, a, d_keys, strip, w)
+        ds.add_(w.rows(a, strip))
+        if d_entropy is not None:
+            ds.sub_(s.mul_(w.rows(d_entropy, strip)))
+        ds.mul_(p)
+        if highest is not None:
+            seen = highest.values != -torch.inf
+            ds.scatter_add_(-1, highest.indices, w.rows(d_max, strip).masked_fill(~seen, 0.0))
+        w.put(dq, strip, torch.bmm(ds, k_strip))
+        _add_keys(dk, strip, ds, q_rows)
+    if d_mass is not None:
+        chosen = torch.tensor(problem.keys, device=problem.device, dtype=torch.long)
+        ds = d_mass.view(N, R * T, -1)
+        dq += (ds @ w.k[:, chosen]).view_as(dq)
+        dk.index_add_(1, chosen, ds.mT @ w.q.reshape(N, R * T, -1), alpha=problem.scale)
+    dq *= problem.scale
+    dsink = None
+    if sink_mass is not None:
+        dz = a if up.sink_mass is None else a + d_sink_mass
+        if d_entropy is not None:
+            dz = dz - d_entropy * log_sink_mass
+        dsink = (sink_mass * dz).view(problem.B, problem.H, T).sum((0, 2)).to(saved.sink.dtype)
+    grads = (x.to(of.dtype).view(of.shape) for x, of in ((dq, saved.q), (dk, saved.k), (dv, saved.v)))
+    return *grads, dsink
+
+
+def _add_keys(
+    into: Float[Tensor, "N S C"], strip: Strip, weight: Float[Tensor, "n rows width"], rows: Float[Tensor, "n rows C"]
+) -> None:
+    """into_j += sum_i weight_ij rows_i."""
+    for columns, keys in strip.parts:
+        into[strip.n0 : strip.n1, keys].baddbmm_(weight[..., columns].mT, rows)
+
+
+def _add_key_mass(ds: Tensor, p: Tensor, a: Tensor, d_keys: Float[Tensor, "N R S"], strip: Strip, w: Workspace) -> None:
+    """dA_ij += dc_j, and its row mean into a."""
+    n, t = strip.n1 - strip.n0, strip.i1 - strip.i0
+    dc = torch.cat([d_keys[strip.n0 : strip.n1, :, keys] for _, keys in strip.parts], -1)
+    ds.view(n, w.R, t, -1).add_(dc[:, :, None])
+    mean = torch.bmm(p.view(n * w.R, t, -1), dc.view(n * w.R, -1, 1))
+    a[strip.n0 : strip.n1, :, strip.i0 : strip.i1] -= mean.view(n, w.R, t, 1)

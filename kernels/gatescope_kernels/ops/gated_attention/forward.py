@@ -1,0 +1,110 @@
+"""Output and statistics, strip by strip. The derivation is in the README."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from gatescope_kernels.ops.gated_attention.problem import Problem
+from gatescope_kernels.ops.gated_attention.strips import Workspace, strips
+
+_flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+
+
+def flash_applies(q: Tensor, v: Tensor, problem: Problem) -> bool:
+    """Whether torch's CPU flash kernel computes this case and nothing is asked that needs the scores."""
+    rule = problem.visibility
+    return (
+        problem.device.type == "cpu"
+        and not problem.stats & {"entropy", "max_logit", "key_mass"}
+        and problem.key_mask is None
+        and rule.window is None
+        and (not rule.causal or problem.T in (1, problem.S))
+        and q.shape[-1] == v.shape[-1]
+    )
+
+
+def flash_forward(
+    q: Float[Tensor, "B H T K"], k: Float[Tensor, "B G S K"], v: Float[Tensor, "B G S V"], problem: Problem
+) -> tuple[Float[Tensor, "B H T V"], Float[Tensor, "B H T"]]:
+    """Output and LSE from torch's kernel. Heads that share keys share them by stride: nothing is copied."""
+    B, H, G, T = problem.B, problem.H, problem.G, problem.T
+    if G < H:
+        q = q.reshape(B * G, H // G, T, -1)
+        k, v = (x.reshape(B * G, 1, problem.S, -1).expand(-1, H // G, -1, -1) for x in (k, v))
+    out, lse = _flash(q, k, v, 0.0, problem.visibility.causal and T > 1, scale=problem.scale)
+    return out.reshape(B, H, T, -1), lse.reshape(B, H, T)
+
+
+def strip_forward(
+    q: Float[Tensor, "B H T K"],
+    k: Float[Tensor, "B G S K"],
+    v: Float[Tensor, "B G S V"],
+    sink: Float[Tensor, " H"] | None,
+    problem: Problem,
+) -> tuple[Float[Tensor, "B H T V"], dict[str, Tensor]]:
+    """Output (learned sink included), LSE and whichever of entropy, max_logit and key_mass is asked for."""
+    w = Workspace(q, k, v, problem)
+    N, R, T, S = w.N, w.R, problem.T, problem.S
+    out = w.q.new_zeros(N, R, T, v.shape[-1])
+    rows = {"lse": w.q.new_full((N, R, T, 1), -torch.inf)}
+    if "entropy" in problem.stats:
+        rows["entropy"] = w.q.new_zeros(N, R, T, 1)
+    if "max_logit" in problem.stats:
+        rows["max_logit"] = w.q.new_full((N, R, T, 1), -torch.inf)
+    key_mass = w.q.new_zeros(N, R, S) if "key_mass" in problem.stats else None
+    z = None
+    if sink is not None:
+        z = sink.to(problem.dtype).view(1, problem.G, R, 1, 1).expand(problem.B, -1, -1, T, -1).reshape(N, R, T, 1)
+        rows["lse"] = z.clone()
+    for strip in strips(problem):
+        s = w.scores(w.rows(w.q, strip) * problem.scale, w.keys(w.k, strip), strip)
+        top = s.amax(-1, keepdim=True)
+        if "max_logit" in rows:
+            w.put(rows["max_logit"], strip, top)
+        base = top if z is None else torch.maximum(top, w.rows(z, strip))
+        base = base.masked_fill(base == -torch.inf, 0.0)
+        s.sub_(base)
+        e = torch.exp(s, out=w.buffer("exp", strip) if "entropy" in rows else s)
+        of_keys = e.sum(-1, keepdim=True)
+        of_sink = 0.0 if z is None else torch.exp(w.rows(z, strip) - base)
+        total = of_keys + of_sink
+        share = torch.where(total == 0, 0.0, 1 / total)
+        w.put(out, strip, torch.bmm(e, w.keys(w.v, strip)).mul_(share))
+        w.put(rows["lse"], strip, base + total.log())
+        if key_mass is not None:
+            n, t = strip.n1 - strip.n0, strip.i1 - strip.i0
+            received = torch.bmm(share.view(n * R, 1, t), e.view(n * R, t, -1)).view(n, R, -1)
+            for columns, keys in strip.parts:
+                key_mass[strip.n0 : strip.n1, :, keys] += received[..., columns]
+        if "entropy" in rows:
+            w.hide(s, strip, 0.0)
+            log_total = torch.where(total == 0, 0.0, total.log())
+            entropy = (of_keys * log_total - e.mul_(s).sum(-1, keepdim=True)) * share
+            if z is not None:
+                entropy += torch.special.entr(of_sink * share)
+            w.put(rows["entropy"], strip, entropy.clamp_(min=0.0))
+    found = {name: x.view(problem.B, problem.H, T) for name, x in rows.items()}
+    if key_mass is not None:
+        found["key_mass"] = key_mass.view(problem.B, problem.H, S)
+    return out.to(q.dtype).view(problem.B, problem.H, T, -1), found
+
+
+def chosen_mass(
+    q: Float[Tensor, "B H T K"], k: Float[Tensor, "B G S K"], lse: Float[Tensor, "B H T"], problem: Problem
+) -> Float[Tensor, "B H T N"]:
+    """A_is = exp(scale * q_i.k_s - L_i) for the chosen keys s: O(T N) once the LSE is known."""
+    B, H, G, T, N = problem.B, problem.H, problem.G, problem.T, len(problem.keys)
+    k_chosen = k[:, :, list(problem.keys)].to(problem.dtype)
+    s = (q.to(problem.dtype).reshape(B, G, -1, q.shape[-1]) * problem.scale) @ k_chosen.mT
+    s = s.view(B, H, T, N).masked_fill_(~_chosen_visible(problem), -torch.inf)
+    return s.sub_(lse.masked_fill(lse == -torch.inf, 0.0)[..., None]).exp_()
+
+
+def _chosen_visible(problem: Problem) -> Bool[Tensor, "b 1 T N"]:
+    chosen = torch.tensor(problem.keys, device=problem.device, dtype=torch.long)
+    p = torch.arange(problem.S - problem.T, problem.S, device=problem.device)[:, None]
+    low, high, kept = problem.bounds(p)
+    visible = (((chosen >= low) & (chosen < high)) | (chosen < kept))[None, None]
+    return visible if problem.key_mask is None else visible & problem.key_mask[:, None, None, chosen]
