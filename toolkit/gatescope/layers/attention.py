@@ -69,9 +69,9 @@ class Attention(nn.Module):
         Y = softmax(rope(q) rope(k)^T / sqrt(K) + M) v          gate "sdpa" acts on Y, head by head
         out = concat_heads(Y) W_O              gate "output" acts here
 
-    Gates before RoPE: Qiu et al. 2025 place G2 to G4 "after the value, key and query projection" (section 2.2), and only
-    there a score that scales one channel keeps its meaning, since RoPE mixes channel pairs. For head-wise scores the
-    order does not matter. Code for G2 to G5 was not released.
+    Gates come before RoPE: Qiu et al. 2025 place G4, G3 and G2 after the query, key and value projections
+    (section 2.2). A multiplied head-wise score gives the same on either side of RoPE, an element-wise one does not:
+    RoPE mixes channel pairs. Code for G2 to G5 was not released, so this is a reconstruction.
     """
 
     def __init__(

@@ -11,7 +11,7 @@ def linear(d_in: int, d_out: int, generator: torch.Generator | None, std: float 
 
     Source of the default: LeCun et al. 1998, Efficient BackProp, section 4.6.
     """
-    layer = nn.utils.skip_init(nn.Linear, d_in, d_out, bias=False, device=torch.get_default_device())
+    layer = nn.utils.skip_init(nn.Linear, d_in, d_out, bias=False)
     nn.init.normal_(layer.weight, std=d_in**-0.5 if std is None else std, generator=generator)
     return layer
 

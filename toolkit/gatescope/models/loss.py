@@ -34,7 +34,7 @@ def next_token_nll(
             "next_token_nll",
             "finite losses",
             _where(model, tokens, key_mask),
-            "check the weights and the learning rate",
+            "check weights and learning rate",
         )
     return nll.view(tokens.shape[0], -1)
 

@@ -1,0 +1,285 @@
+"""The one training loop: seeded, watchable while it runs, resumable to the bit."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, is_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from gatescope import checkpoints, specs
+from gatescope.errors import DataError, NonFiniteError, Refusal
+from gatescope.models import LMConfig, TinyLM, next_token_nll
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from gatescope.probes.base import Probe
+
+_CHECKPOINT, _RECORD = "training.safetensors", "record.nc"
+
+
+class Task(Protocol):
+    """What can be trained on."""
+
+    def batch(self, seed: int | Sequence[int], size: int) -> tuple[Int[Tensor, "B T"], Bool[Tensor, "B T"] | None]:
+        """``size`` token sequences, the same for the same seed, and the query positions whose loss is told apart."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainSpec:
+    """How a model is trained; the defaults are those of the small synthetic tasks.
+
+    steps             optimiser steps
+    batch             sequences a step
+    lr, betas         Adam's; lr is the plateau of the schedule
+    clip              largest norm of the whole gradient
+    warmup            steps of linear warm-up
+    decay_share       share of all steps, at the end, over which lr falls linearly to 0
+    seed              initial weights and order of data
+    record_every      steps between records, when there are probes
+    record_batch      sequences of the fixed held-out batch that records are made on
+    checkpoint_every  steps between checkpoints, when there is a folder
+
+    Raises Refusal for values that train nothing.
+    """
+
+    steps: int = 1000
+    batch: int = 32
+    lr: float = 5e-3
+    betas: tuple[float, ...] = (0.9, 0.99)
+    clip: float = 1.0
+    warmup: int = 100
+    decay_share: float = 0.2
+    seed: int = 0
+    record_every: int = 100
+    record_batch: int = 32
+    checkpoint_every: int = 200
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "record_every", "record_batch", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise Refusal("TrainSpec", f"{name} >= 1", f"{getattr(self, name)}", "pass a positive number")
+        if self.warmup < 0 or self.seed < 0:
+            raise Refusal("TrainSpec", "warmup >= 0 and seed >= 0", f"{self.warmup}, {self.seed}", "use 0")
+        if not (self.lr > 0 and self.clip > 0 and math.isfinite(self.lr)):
+            raise Refusal("TrainSpec", "lr > 0 and clip > 0", f"lr={self.lr}, clip={self.clip}", "use 5e-3 and 1.0")
+        if not 0 <= self.decay_share <= 1:
+            raise Refusal("TrainSpec", "decay_share in [0, 1]", f"{self.decay_share}", "the usual value is 0.2")
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise Refusal("TrainSpec", "two betas in [0, 1)", f"{self.betas}", "use (0.9, 0.99)")
+
+    def lr_at(self, step: int) -> float:
+        """Learning rate of step 0..steps-1: linear warm-up, plateau, linear decay that would reach 0 at ``steps``."""
+        up = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
+        decay = self.decay_share * self.steps
+        down = min(1.0, (self.steps - step) / decay) if decay else 1.0
+        return self.lr * up * down
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """One finished step.
+
+    step          steps finished so far
+    loss          mean loss of its batch, before the update, nats
+    trigger_loss  the same over the positions the task marked; None if it marked none
+    lr            learning rate of the update
+    record        what the probes saw after the update, when this step was recorded
+    """
+
+    step: int
+    loss: float
+    trigger_loss: float | None
+    lr: float
+    record: xr.Dataset | None = None
+
+
+class Training:
+    """A training run as an iterable of `Progress`: break out of it, look, and iterate again to go on.
+
+        training = Training(bigram_config(), BigramBinding(), bigram_train_spec())
+        for progress in training:
+            draw(progress.loss)                 # leaving this loop pauses the run
+        training.run()                          # or, with a progress bar, to the end
+
+    model    a TinyLM, trained in place, or an LMConfig, whose weights are then drawn from spec.seed
+    probes   measured at step 0 and every spec.record_every steps on a fixed held-out batch, see `record`
+    folder   where checkpoints go; a checkpoint found there is resumed. The batch of step n depends on (seed, n) alone,
+             so a resumed run ends with the very bits of an uninterrupted one (on one thread)
+
+    Raises DataError for a checkpoint that is corrupt or belongs to another run.
+    """
+
+    def __init__(
+        self,
+        model: TinyLM | LMConfig,
+        task: Task,
+        spec: TrainSpec,
+        probes: Sequence[Probe] = (),
+        folder: str | Path | None = None,
+    ) -> None:
+        self.model = TinyLM(model, init_seed=spec.seed) if isinstance(model, LMConfig) else model
+        self.task, self.spec, self.probes = task, spec, tuple(probes)
+        self.folder = None if folder is None else Path(folder)
+        self.step = 0
+        self.losses: list[float] = []
+        self.trigger_losses: list[float | None] = []
+        self._records: list[xr.Dataset] = []
+        self._parameters = dict(self.model.named_parameters())
+        self._optimizer = torch.optim.Adam(self._parameters.values(), lr=spec.lr, betas=spec.betas, fused=True)
+        if self.folder is not None and (self.folder / _CHECKPOINT).exists():
+            self._resume(self.folder)
+
+    def __iter__(self) -> Iterator[Progress]:
+        if self.step == 0 and self.probes and not self._records:
+            self._measure()
+        while self.step < self.spec.steps:
+            yield self._advance()
+
+    def run(self, progress: bool = True) -> Training:
+        """Train to the end, with a progress bar unless ``progress`` is False. Returns itself."""
+        if not progress:
+            for _ in self:
+                pass
+            return self
+        from tqdm.auto import tqdm
+
+        with tqdm(total=self.spec.steps, initial=self.step, unit="step", mininterval=0.5) as bar:
+            for state in self:
+                bar.set_postfix_str(f"loss {state.loss:.3f}", refresh=False)
+                bar.update()
+        return self
+
+    @property
+    def record(self) -> xr.Dataset:
+        """Everything the probes measured so far, along dim ``step``. Raises Refusal when nothing was."""
+        if not self._records:
+            raise Refusal(
+                "Training.record", "probes that have measured", "none", "pass probes=[...] and run some steps"
+            )
+        from gatescope import records
+
+        return records.concat(self._records, dim="step")
+
+    def _advance(self) -> Progress:
+        spec, step = self.spec, self.step
+        tokens, mask = self.task.batch((spec.seed, step), spec.batch)
+        self._optimizer.zero_grad()
+        try:
+            nll = next_token_nll(self.model, tokens)
+        except NonFiniteError as error:
+            raise self._diverged(error.got) from error
+        loss = nll.mean()
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self._parameters.values(), spec.clip, foreach=True)
+        if not norm.isfinite():
+            raise self._diverged("a gradient that is not finite")
+        lr = self._optimizer.param_groups[0]["lr"] = spec.lr_at(step)
+        self._optimizer.step()
+        self.step += 1
+        self.losses.append(loss.item())
+        marked = None if mask is None else nll.detach()[mask[:, :-1]]
+        trigger_loss = marked.mean().item() if marked is not None and marked.numel() else None
+        self.trigger_losses.append(trigger_loss)
+        due = self.step == spec.steps
+        record = self._measure() if self.probes and (due or self.step % spec.record_every == 0) else None
+        if self.folder is not None and (due or self.step % spec.checkpoint_every == 0):
+            self.save()
+        return Progress(self.step, self.losses[-1], trigger_loss, lr, record)
+
+    def _diverged(self, got: str) -> NonFiniteError:
+        return NonFiniteError(
+            "Training",
+            f"a finite loss and gradient at step {self.step}",
+            got,
+            f"lower lr (now {self.spec.lr_at(self.step):g}); training.model still holds the weights before this step",
+        )
+
+    @torch.no_grad()
+    def _measure(self) -> xr.Dataset:
+        from gatescope.scope import Scope
+
+        tokens, _ = self.task.batch((self.spec.seed, 0, 1), self.spec.record_batch)
+        for probe in self.probes:
+            probe.reset()
+        with Scope(self.model, probes=self.probes) as scope:
+            self.model(tokens)
+        record = scope.record().assign_coords(step=self.step)
+        self._records.append(record)
+        return record
+
+    def save(self) -> None:
+        """Write a checkpoint to the folder now. Raises Refusal without a folder, DataError when it cannot be written;
+        the run in memory is untouched and can go on either way."""
+        if self.folder is None:
+            raise Refusal("Training.save", "a folder", "none", "pass folder=... when making the Training")
+        tensors = {f"model.{name}": value for name, value in self._parameters.items()}
+        for name, parameter in self._parameters.items():
+            state = self._optimizer.state[parameter]
+            tensors |= {f"{moment}.{name}": state[moment] for moment in ("exp_avg", "exp_avg_sq")}
+        if self._records:
+            from gatescope import records
+
+            records.save(self.record, self.folder / _RECORD)
+        history = {"losses": self.losses, "trigger_losses": self.trigger_losses}
+        metadata = {"step": self.step, "history": history, "run": self._identity()}
+        checkpoints.write_tensors(self.folder / _CHECKPOINT, tensors, metadata)
+
+    def _resume(self, folder: Path) -> None:
+        path = folder / _CHECKPOINT
+        tensors, metadata = checkpoints.read_tensors(path)
+        found, ours = metadata.get("run"), self._identity()
+        if found != ours:
+            raise DataError(
+                "Training",
+                f"a checkpoint of this run in {path}",
+                f"another {', '.join(_differences(ours, found)) or 'run'}",
+                "choose another folder, or delete this one to start again",
+            )
+        groups: dict[str, dict[str, Tensor]] = {"model": {}, "exp_avg": {}, "exp_avg_sq": {}}
+        for name, tensor in tensors.items():
+            group, _, rest = name.partition(".")
+            if group in groups:
+                groups[group][rest] = tensor
+        checkpoints.load_weights(self.model, groups["model"], path)
+        self.step = metadata["step"]
+        for name, parameter in self._parameters.items():
+            self._optimizer.state[parameter] = {
+                "step": torch.tensor(float(self.step)),
+                "exp_avg": groups["exp_avg"][name],
+                "exp_avg_sq": groups["exp_avg_sq"][name],
+            }
+        self.losses, self.trigger_losses = metadata["history"]["losses"], metadata["history"]["trigger_losses"]
+        if self.probes and (folder / _RECORD).exists():
+            from gatescope import records
+
+            record = records.load(folder / _RECORD)
+            self._records = [record.sel(step=[step]) for step in record.step.values if step <= self.step]
+
+    def _identity(self) -> dict[str, Any]:
+        """What must be the same for a checkpoint to belong to this run, as JSON gives it back."""
+        task = specs.to_dict(self.task) if is_dataclass(self.task) else {}
+        spec = specs.to_dict(self.spec) | {"betas": list(self.spec.betas)}
+        return {
+            "config": self.model.config.to_dict(),
+            "train": spec,
+            "task": {"name": type(self.task).__name__, **task},
+        }
+
+
+def _differences(ours: Any, found: Any, where: str = "") -> list[str]:
+    """Dotted names of the values that differ between two nested dictionaries."""
+    if isinstance(ours, dict) and isinstance(found, dict):
+        names = [*ours, *(name for name in found if name not in ours)]
+        nested = [_differences(ours.get(name), found.get(name), f"{where}.{name}".strip(".")) for name in names]
+        return [name for group in nested for name in group]
+    return [] if ours == found else [where]
+
+
+__all__ = ["Progress", "Task", "TrainSpec", "Training"]
