@@ -1,0 +1,97 @@
+"""A synthetic record with every variable a view can draw, and the numbers planted in it."""
+
+import numpy as np
+import pytest
+import xarray as xr
+
+LAYERS, HEADS, KV, TOKENS, DIMS = 4, 3, 1, 12, 32
+PIECES = ["<s>", "<script>alert(1)</script>", " the", "\n", *(f" w{i}" for i in range(TOKENS - 4))]
+BASELINE = "uniform causal attention: H_T / T = 0.259"
+
+
+def _described(dims, values, long_name, units="1", **attrs):
+    return (dims, values, {"long_name": long_name, "units": units, "baseline": BASELINE, **attrs})
+
+
+@pytest.fixture
+def record() -> xr.Dataset:
+    rng = np.random.default_rng(0)
+    sinks = rng.uniform(0.1, 0.5, (LAYERS, HEADS))
+    sinks[2, 1] = 0.97
+    magnitude = np.abs(rng.normal(size=(LAYERS, TOKENS, DIMS)))
+    magnitude[3, 0, 7] = 900.0
+    order = np.argsort(-magnitude.reshape(LAYERS, -1), axis=1)[:, :4]
+    top = np.take_along_axis(magnitude.reshape(LAYERS, -1), order, axis=1)
+    histogram = rng.dirichlet(np.ones(10), (LAYERS, HEADS))
+    centres = (np.arange(10) + 0.5) / 10
+    drain = rng.uniform(0.1, 0.4, (LAYERS, KV))
+    return xr.Dataset(
+        {
+            "first_attention": _described(("layer", "head"), sinks, "attention to the first token", first_query=1),
+            "key_mass": _described(
+                ("layer", "head", "token"), rng.dirichlet(np.ones(TOKENS), (LAYERS, HEADS)), "attention received"
+            ),
+            "entropy_normalised": _described(
+                ("layer", "head"), rng.uniform(0.2, 0.9, (LAYERS, HEADS)), "normalised row entropy"
+            ),
+            "magnitude": _described(("layer", "token", "dim"), magnitude, "|h|"),
+            "magnitude_max": _described("layer", magnitude.max((1, 2)), "largest |h|"),
+            "magnitude_median": _described("layer", np.median(magnitude, (1, 2)), "median |h|"),
+            "top_value": _described(("layer", "rank"), top, "value"),
+            "top_token": _described(("layer", "rank"), order // DIMS, "token"),
+            "top_dim": _described(("layer", "rank"), order % DIMS, "dim"),
+            "value_drain": _described(("layer", "kv_head"), drain, "norm of the first value over the others"),
+            "gate_histogram": _described(("layer", "gate_head", "bin"), histogram, "share of gate scores"),
+            "gate_mean": _described(("layer", "gate_head"), histogram @ centres, "mean gate score"),
+        },
+        coords={"layer": range(LAYERS), "head": range(HEADS), "bin": centres, "piece": ("token", PIECES)},
+        attrs={"T": TOKENS, "n": 1, "bos": "in the text at position 0"},
+    )
+
+
+@pytest.fixture
+def losses() -> xr.Dataset:
+    settings = ["full attention", "window 64", "window 64 + 1 sink", "random control 0"]
+    return xr.Dataset(
+        {"nll": _described(("setting", "text"), [[2.3, 2.4], [3.5, 3.7], [2.3, 2.5], [3.4, 3.6]], "loss", "nats")},
+        coords={"setting": settings, "kind": ("setting", ["without", "with", "with", "control"]), "text": ["a", "b"]},
+        attrs={"T": 171},
+    )
+
+
+@pytest.fixture
+def runs() -> xr.Dataset:
+    rng = np.random.default_rng(1)
+    steps = np.arange(0, 100, 10)
+    values = np.array([[0.70, 0.80, 0.72], [0.22, 0.28, 0.25], [0.76, 0.74, 0.78]])
+    loss = 1.5 + np.exp(-steps / 30)[None, None] + rng.normal(0, 0.02, (3, 3, len(steps)))
+    return xr.Dataset(
+        {
+            "first_attention": _described(("variant", "seed"), values, "first-token attention"),
+            "loss": _described(("variant", "seed", "step"), loss, "loss", "nats"),
+        },
+        coords={"variant": ["softmax", "g1_element", "off_by_one"], "seed": [0, 1, 2], "step": steps},
+        attrs={"T": 48, "bos": "position 0"},
+    )
+
+
+@pytest.fixture
+def strip() -> xr.Dataset:
+    values = np.linspace(-1.0, 3.0, TOKENS)
+    return xr.Dataset(
+        {"nll_change": _described(("token",), values, "change of loss", "nats")}, coords={"piece": ("token", PIECES)}
+    )
+
+
+@pytest.fixture
+def drawn(record, losses, runs, strip):
+    """View name -> the dataset and the further arguments it is drawn from here."""
+    own = {
+        "loss_bars": (losses, ()),
+        "variant_strip": (runs, ("first_attention",)),
+        "curves": (runs, ("loss",)),
+        "token_strip": (strip, ("nll_change",)),
+    }
+    from gatescope.views import VIEWS
+
+    return {name: own.get(name, (record, ())) for name in VIEWS}

@@ -1,0 +1,130 @@
+"""The numbers drawn are the numbers planted."""
+
+import numpy as np
+import pytest
+import xarray as xr
+from gatescope import views
+from gatescope.errors import Refusal
+
+
+def test_sink_heatmap_draws_its_frame_on_a_fixed_scale(record):
+    frame, figure = views.sink_heatmap_frame(record), views.sink_heatmap(record)
+    drawn = np.asarray(figure.data[0].z)
+    assert drawn.ravel().tolist() == frame["first_attention"].tolist()
+    assert (figure.data[0].zmin, figure.data[0].zmax) == (0, 1)
+    assert "0.970 (layer 2, head 1)" in views.alt_text(figure)
+
+
+def test_dims_may_come_in_any_order(record):
+    turned = record.assign(first_attention=record.first_attention.transpose("head", "layer"))
+    assert views.sink_heatmap_frame(turned).equals(views.sink_heatmap_frame(record))
+
+
+def test_key_mass_is_a_mean_or_one_head(record):
+    mean, one = views.key_mass_bars_frame(record), views.key_mass_bars_frame(record, layer=1, head=2)
+    assert mean["key_mass"].sum() == pytest.approx(1.0)
+    assert one["key_mass"].tolist() == record.key_mass.sel(layer=1, head=2).values.tolist()
+    assert mean["piece"][2] == " the"
+
+
+def test_entropy_profile_holds_the_range_over_heads(record):
+    frame = views.entropy_profile_frame(record)
+    assert (frame["low"] <= frame["mean"]).all()
+    assert (frame["mean"] <= frame["high"]).all()
+    assert frame["high"][0] == record.entropy_normalised.sel(layer=0).max()
+
+
+def test_massive_3d_finds_the_planted_spike_and_its_neighbours(record):
+    frame = views.massive_3d_frame(record)
+    peak = frame.loc[frame["magnitude"].idxmax()]
+    assert (peak["token"], peak["dim"], peak["magnitude"]) == (0, 7, 900.0)
+    assert {6, 7, 8} <= set(frame["dim"])
+    assert frame["top"].sum() == 4 * frame["token"].nunique()
+
+
+def test_massive_3d_stays_small_on_a_long_text_and_says_what_it_left_out(record):
+    values = np.random.default_rng(0).uniform(size=(1, 300, 200))
+    values[0, 250, 100] = 50
+    ds = xr.Dataset({"magnitude": (("layer", "token", "dim"), values)})
+    frame = views.massive_3d_frame(ds, layer=0)
+    assert len(frame) == 400
+    assert 250 in set(frame["token"])
+    assert "40 of 300 tokens and 10 of 200 dimensions" in views.alt_text(views.massive_3d(ds))
+
+
+@pytest.mark.parametrize("scale", ["linear", "log"])
+def test_massive_3d_states_its_scale(record, scale):
+    figure = views.massive_3d(record, layer=3, scale=scale)
+    assert figure.layout.scene.zaxis.type == scale
+    assert scale in figure.layout.scene.zaxis.title.text
+    with pytest.raises(Refusal, match="scale"):
+        views.massive_3d(record, scale="sqrt")
+
+
+def test_massive_table_ranks_over_layers_and_within_one(record):
+    frame = views.massive_table_frame(record, rows=5)
+    assert frame["value"].abs().is_monotonic_decreasing
+    assert frame.loc[0, ["layer", "token", "dim", "value"]].tolist() == [3, 0, 7, 900.0]
+    assert frame["times_median"][0] == pytest.approx(900 / float(record.magnitude_median[3]))
+    assert set(views.massive_table_frame(record, layer=1)["layer"]) == {1}
+
+
+def test_massive_table_ranks_a_negative_value_by_its_size(record):
+    record["top_value"][1, 0] = -5000.0
+    assert views.massive_table_frame(record)["value"][0] == -5000.0
+
+
+def test_gate_histogram_rows_are_shares_and_carry_the_mean(record):
+    frame = views.gate_histogram_frame(record)
+    sums = frame.groupby(["layer", "gate_head"])["gate_histogram"].sum()
+    assert np.allclose(sums, 1)
+    figure = views.gate_histogram(record)
+    assert list(figure.data[1].x) == record.gate_mean.values.ravel().tolist()
+    assert len(views.gate_histogram(record.drop_vars("gate_mean")).data) == 1
+
+
+def test_loss_bars_keep_replicates_and_average_them(losses):
+    frame = views.loss_bars_frame(losses)
+    assert frame["setting"].tolist()[:2] == ["full attention"] * 2
+    assert frame.drop_duplicates("setting")["mean"].tolist() == pytest.approx([2.35, 3.6, 2.4, 3.5])
+    assert views.loss_bars_frame(losses.isel(text=0))["nll"].tolist() == [2.3, 3.5, 2.3, 3.4]
+    with pytest.raises(Refusal, match="setting"):
+        views.loss_bars(losses.isel(setting=0))
+
+
+def test_variant_strip_has_the_t_interval_and_the_ratio(runs):
+    frame = views.variant_strip_frame(runs, "first_attention").drop_duplicates("variant").set_index("variant")
+    values = np.array([0.22, 0.28, 0.25])
+    half = 4.302653 * values.std(ddof=1) / np.sqrt(3)
+    assert frame.loc["g1_element", ["low", "mean", "high"]].tolist() == pytest.approx([0.25 - half, 0.25, 0.25 + half])
+    assert frame.loc["g1_element", "ratio"] == pytest.approx(0.25 / 0.74)
+    assert frame.loc["softmax", "ratio"] == 1
+
+
+def test_variant_strip_of_one_seed_claims_no_interval(runs):
+    one = runs.isel(seed=0)
+    assert views.variant_strip_frame(one, "first_attention")["low"].isna().all()
+    assert "no interval" in views.alt_text(views.variant_strip(one, "first_attention"))
+
+
+def test_variant_strip_compares_with_the_baseline_it_is_told(runs):
+    frame = views.variant_strip_frame(runs, "first_attention", baseline="off_by_one").set_index("variant")
+    assert (frame.loc["off_by_one", "ratio"] == 1).all()
+    with pytest.raises(Refusal, match="baseline"):
+        views.variant_strip(runs, "first_attention", baseline="none")
+
+
+@pytest.mark.parametrize("select", [{}, {"seed": 0}, {"seed": 0, "variant": 1}])
+def test_curves_have_a_line_a_run_and_a_name_a_variant(runs, select):
+    ds = runs.isel(select)
+    figure = views.curves(ds, "loss")
+    assert len(figure.data) == ds.sizes.get("variant", 1) * ds.sizes.get("seed", 1)
+    assert sum(trace.showlegend for trace in figure.data) == ds.sizes.get("variant", 1)
+    assert len(views.curves_frame(ds, "loss")) == ds.loss.size
+
+
+def test_token_strip_is_coloured_by_value_around_zero(strip):
+    html = views.token_strip(strip, "nll_change").html
+    assert "position 11: 3.000" in html
+    assert html.count("background:#D55E00") >= 1
+    assert views.token_strip_frame(strip, "nll_change")["nll_change"].tolist() == strip.nll_change.values.tolist()

@@ -1,0 +1,66 @@
+"""Views: a labelled dataset becomes a figure. A view selects and reshapes; what it draws, its frame gives as a table.
+
+    views.sink_heatmap(record)          # the figure
+    views.sink_heatmap_frame(record)    # exactly the numbers it drew, as a pandas.DataFrame
+    views.alt_text(figure)              # the finding in words
+
+Nothing that draws is imported before a view is called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A row of VIEWS: the function, the module of this package that holds it, the variables it cannot do without, and
+    what it shows. An empty ``variables`` means the caller names the variable."""
+
+    name: str
+    module: str
+    variables: tuple[str, ...]
+    shows: str
+
+    @property
+    def frame(self) -> str:
+        """Name of the twin that returns the numbers."""
+        return f"{self.name}_frame"
+
+
+_TABLE = (
+    View("sink_heatmap", "sinks", ("first_attention",), "attention to the first token, layer by head"),
+    View("key_mass_bars", "keys", ("key_mass",), "attention every token receives"),
+    View("entropy_heatmap", "entropy", ("entropy_normalised",), "row entropy as a share of its maximum, layer by head"),
+    View("entropy_profile", "entropy", ("entropy_normalised",), "row entropy by layer, with the spread over heads"),
+    View("massive_3d", "massive_spikes", ("magnitude",), "|h| of one layer over tokens and dimensions"),
+    View(
+        "massive_table",
+        "massive",
+        ("top_value", "top_token", "top_dim", "magnitude_median"),
+        "the largest hidden activations, ranked",
+    ),
+    View("massive_profile", "massive", ("magnitude_max", "magnitude_median"), "largest and median |h| by layer"),
+    View("value_drain_bars", "values", ("value_drain",), "norm of the first value against the others"),
+    View("gate_histogram", "gates", ("gate_histogram",), "distribution of gate scores, a row a gate head"),
+    View("loss_bars", "losses", ("nll",), "loss by intervention, with its random controls"),
+    View("variant_strip", "variants", (), "one metric over variants, every seed a point"),
+    View("curves", "training", (), "one variable over training steps, a line a variant"),
+    View("token_strip", "tokens", (), "tokens coloured by a number each"),
+)
+#: View name -> View.
+VIEWS: dict[str, View] = {view.name: view for view in _TABLE}
+_MODULE_OF = {name: view.module for view in _TABLE for name in (view.name, view.frame)} | {"alt_text": "style"}
+
+
+def __getattr__(name: str) -> Callable[..., Any]:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'gatescope.views' has no attribute {name!r}; views are {', '.join(VIEWS)}")
+    return getattr(import_module(f"gatescope.views.{_MODULE_OF[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_MODULE_OF])

@@ -1,0 +1,83 @@
+"""Still figures for print and reports: matplotlib without pyplot, so nothing is registered and nothing leaks."""
+
+from __future__ import annotations
+
+import textwrap
+from base64 import b64encode
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from html import escape
+from io import BytesIO
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import MaxNLocator
+
+from gatescope.views.style import CATEGORIES, INK, PAPER, RULE, SOFT_INK
+
+_WRAP, _TITLE_WRAP = 112, 88
+_STYLE: dict[str, Any] = {
+    "figure.facecolor": PAPER,
+    "axes.facecolor": PAPER,
+    "axes.edgecolor": RULE,
+    "axes.labelcolor": INK,
+    "axes.labelsize": 11,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "axes.prop_cycle": mpl.cycler(color=CATEGORIES),
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "grid.color": "#ECECEC",
+    "legend.fontsize": 10,
+    "legend.frameon": False,
+    "text.color": INK,
+    "xtick.color": INK,
+    "xtick.labelsize": 10,
+    "ytick.color": INK,
+    "ytick.labelsize": 10,
+    "font.family": "DejaVu Sans",
+    "svg.fonttype": "path",
+    "svg.hashsalt": "gatescope",
+}
+
+
+class Still(Figure):
+    """A matplotlib figure that Jupyter shows as an image with an alt text. The same numbers give the same bytes."""
+
+    alt_text: str = ""
+
+    def svg(self) -> bytes:
+        """The figure as SVG, without date."""
+        stream = BytesIO()
+        with mpl.rc_context(_STYLE):
+            self.savefig(stream, format="svg", metadata={"Date": None})
+        return stream.getvalue()
+
+    def _repr_html_(self) -> str:
+        source = b64encode(self.svg()).decode()
+        return (
+            f'<img alt="{escape(self.alt_text)}" style="max-width:100%;background:{PAPER}" '
+            f'src="data:image/svg+xml;base64,{source}">'
+        )
+
+
+@contextmanager
+def still(title: str, context: Sequence[str], *, height: float = 4.0) -> Iterator[tuple[Still, Axes]]:
+    """A figure 9.5 inches wide with one pair of axes; the title states the finding, and it joins the alt text."""
+    with mpl.rc_context(_STYLE):
+        figure = Still(figsize=(9.5, height), layout=ConstrainedLayoutEngine(w_pad=0.14, h_pad=0.1))
+        figure.alt_text = ". ".join([title, *context])
+        figure.suptitle(textwrap.fill(title, _TITLE_WRAP), x=0.01, ha="left", weight="bold", fontsize=13)
+        axes = figure.subplots()
+        lines = [part for line in context for part in textwrap.wrap(line, _WRAP)]
+        axes.set_title("\n".join(lines), loc="left", fontsize=9.5, color=SOFT_INK)
+        yield figure, axes
+
+
+def whole_axis(axis: Axis) -> None:
+    """Ticks at whole numbers only."""
+    axis.set_major_locator(MaxNLocator(integer=True))
