@@ -1,16 +1,22 @@
-"""Readable kernels: every op as an equation (reference), as fast torch (blockwise) and, where it exists, as Triton (fused).
+"""Readable kernels: every op as an equation (reference), as fast torch (blockwise) and where it exists as Triton (fused).
 
-The public surface is what this module names. Nothing heavy is imported before it is asked for.
+The public surface is what this module names. Nothing heavy is imported before it is asked for: the refusals and the
+console script need no torch, and neither does whoever only reads records.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from gatescope_kernels.errors import Refusal
-from gatescope_kernels.ops.gated_attention.api import (
-    STATISTICS,
-    AttentionStats,
-    Visibility,
-    gated_attention,
-    gated_attention_with_stats,
-)
+
+if TYPE_CHECKING:
+    from gatescope_kernels.ops.gated_attention.api import (
+        STATISTICS,
+        AttentionStats,
+        Visibility,
+        gated_attention,
+        gated_attention_with_stats,
+    )
 
 __all__ = [
     "STATISTICS",
@@ -20,3 +26,20 @@ __all__ = [
     "gated_attention",
     "gated_attention_with_stats",
 ]
+
+_APIS = ("gatescope_kernels.ops.gated_attention.api",)
+
+
+def __getattr__(name: str) -> Any:
+    """A public name, imported at its first use (PEP 562)."""
+    if name in __all__:
+        for api in map(import_module, _APIS):
+            if hasattr(api, name):
+                globals()[name] = getattr(api, name)
+                return globals()[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """The public names, whether imported yet or not."""
+    return sorted({*globals(), *__all__})
