@@ -1,4 +1,4 @@
-"""Readable kernels: every op as an equation (reference), as fast torch (blockwise) and where it exists as Triton (fused).
+"""Readable kernels: every op as an equation (reference), as fast torch (blockwise), and in time as Triton (fused).
 
 The public surface is what this module names. Nothing heavy is imported before it is asked for: the refusals and the
 console script need no torch, and neither does whoever only reads records.
