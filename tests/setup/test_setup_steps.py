@@ -30,9 +30,9 @@ class Machine:
             if name not in self.failing:
                 (folder / "bin" / "python").touch()
         elif name == "convert" and name not in self.failing:
-            weights = Path(env["GATESCOPE_CACHE"]) / "model.safetensors"
-            weights.parent.mkdir(exist_ok=True)
-            weights.touch()
+            receipt = Path(env["GATESCOPE_CACHE"]) / setup_steps.SMOLLM2_RECEIPT
+            receipt.parent.mkdir(parents=True, exist_ok=True)
+            receipt.touch()
         elif name == "dry-run":
             names = ["torch", "nvidia-cudnn-cu13"] if self.cuda else ["torch"]
             report = {"install": [{"metadata": {"name": name}} for name in names]}

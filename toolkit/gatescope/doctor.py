@@ -124,7 +124,8 @@ def _has_nvidia_driver() -> bool:
 def _pins() -> Iterator[Row]:
     from packaging.requirements import Requirement
 
-    needed, tests = [], []
+    needed: list[str] = []
+    tests: list[str] = []
     for text in metadata.requires("gatescope") or []:
         requirement = Requirement(text)
         for extra, wrong in (("", needed), ("dev", tests)):
