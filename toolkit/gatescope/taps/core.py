@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import wraps
 from types import MethodType
 from typing import Any
@@ -37,17 +37,11 @@ class Site:
 
 _SITES = (
     Site("tokens", "B T", "token ids the model was given"),
-    Site(
-        "key_mask", "B T or None", "False on padding; shown before the first block, None when the model was given none"
-    ),
+    Site("key_mask", "B T or None", "False on padding, None without padding; shown before the first block"),
     Site("embed", "B T D", "residual stream entering the first block"),
     Site("resid", "B T D", "residual stream leaving block `layer`"),
-    Site(
-        "attention", "AttentionCall", "one attention: q, k, v, gate, sink, visibility; output [B H T V] and statistics"
-    ),
-    Site(
-        "gate", "GateScores", "scores [B N T W] of one gate, its position and how it combines; the model uses .scores"
-    ),
+    Site("attention", "AttentionCall", "one attention: q, k, v, gate, sink, visibility; its output and statistics"),
+    Site("gate", "GateScores", "scores [B N T W] of one gate, its position, how it combines; use .scores"),
     Site("logits", "B T vocab", "next-token logits"),
 )
 SITES: dict[str, Site] = {site.name: site for site in _SITES}
@@ -66,7 +60,7 @@ class AttentionCall:
     gate: Float[Tensor, "B H T W"] | None = None
     combine: str = "multiply"
     sink: Float[Tensor, " H"] | float | None = None
-    visibility: Visibility = Visibility()
+    visibility: Visibility = field(default_factory=Visibility)
     key_mask: Bool[Tensor, "B S"] | None = None
     scale: float | None = None
 
@@ -118,15 +112,15 @@ class Event:
 class Handler:
     """Base of everything that is attached to a model.
 
-    sites   names from SITES this handler wants; an unknown name is refused when it is attached.
-    stats   attention statistics wanted (gatescope_kernels.STATISTICS, or a name of taps.ALWAYS); computed once for all
-            handlers together.
-    keys    keys whose mass is wanted, 0-based.
+    sites      names from SITES this handler wants; an unknown name is refused when it is attached.
+    stats      attention statistics wanted (gatescope_kernels.STATISTICS, or a name of taps.ALWAYS); computed once for
+               all handlers together.
+    mass_keys  keys whose mass is wanted, 0-based; with "mass" in stats.
     """
 
     sites: frozenset[str] = frozenset()
     stats: frozenset[str] = frozenset()
-    keys: tuple[int, ...] = ()
+    mass_keys: tuple[int, ...] = ()
 
     def edit(self, site: str, layer: int | None, value: Any) -> Any:
         """Return the value the model shall go on with. The default changes nothing."""
@@ -222,7 +216,7 @@ def attend(call: AttentionCall, *, layer: int | None = None) -> Float[Tensor, "B
 
 def _keys(handlers: list[Handler], length: int) -> tuple[int, ...]:
     for handler in handlers:
-        beyond = [key for key in handler.keys if not 0 <= key < length]
+        beyond = [key for key in handler.mass_keys if not 0 <= key < length]
         if beyond:
             raise Refusal(
                 type(handler).__name__,
@@ -230,7 +224,7 @@ def _keys(handlers: list[Handler], length: int) -> tuple[int, ...]:
                 str(beyond),
                 "give the model a longer input or choose earlier keys",
             )
-    return tuple(sorted({key for handler in handlers for key in handler.keys}))
+    return tuple(sorted({key for handler in handlers for key in handler.mass_keys}))
 
 
 @contextmanager
@@ -269,14 +263,14 @@ def attached(model: nn.Module, *handlers: Handler) -> Iterator[None]:
 
 def _check(handler: Handler) -> None:
     known = {"sites": set(SITES), "stats": {*STATISTICS, *ALWAYS}}
-    for field, names in known.items():
-        unknown = set(getattr(handler, field)) - names
+    for kind, names in known.items():
+        unknown = set(getattr(handler, kind)) - names
         if unknown:
             raise Refusal(
                 type(handler).__name__,
-                f"{field} among {sorted(names)}",
+                f"{kind} among {sorted(names)}",
                 str(sorted(unknown)),
-                "correct the handler's " + field,
+                f"correct the handler's {kind}",
             )
 
 

@@ -1,0 +1,29 @@
+"""Records: measured numbers as labelled xarray datasets that say what they are and where they come from.
+
+    new(variables)                  a dataset from variables made with Quantity.variable
+    provenance(...)                 attributes that say which code and which data made it
+    save(record, path), load(path)  netCDF; the same record gives the same bytes
+    concat(records, dim, labels)    one dataset along variant, seed, step or text
+    describe(record)                a table of what each variable means
+
+Imports neither torch nor anything that plots.
+"""
+
+from gatescope.records.combine import concat, merge
+from gatescope.records.files import load, save
+from gatescope.records.provenance import provenance
+from gatescope.records.schema import REQUIRED_ATTRS, SCHEMA, Quantity, check, describe, new
+
+__all__ = [
+    "REQUIRED_ATTRS",
+    "SCHEMA",
+    "Quantity",
+    "check",
+    "concat",
+    "describe",
+    "load",
+    "merge",
+    "new",
+    "provenance",
+    "save",
+]

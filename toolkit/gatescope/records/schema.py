@@ -1,0 +1,125 @@
+"""What a record is: variables that carry their definition, along the dimensions of dims.py."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from gatescope.dims import DIMS
+from gatescope.errors import Refusal
+
+#: Version of the layout below. A reader refuses a record of a newer one.
+SCHEMA = 1
+#: What every variable of a record says about itself.
+REQUIRED_ATTRS = ("units", "long_name", "formula", "source", "baseline")
+
+
+@dataclass(frozen=True, slots=True)
+class Quantity:
+    """One measured quantity, defined once: its variable carries all of this as attributes.
+
+    name       of the variable
+    dims       record dimensions, names of gatescope.dims.DIMS
+    units      "1" for a pure number
+    long_name  what an axis or a colour bar says
+    formula    the equation, in the letters of dims.py
+    source     where the definition comes from
+    baseline   its value on a random or uniform input, in words with the formula
+
+    Raises Refusal for a dimension that the legend does not have.
+    """
+
+    name: str
+    dims: tuple[str, ...]
+    units: str
+    long_name: str
+    formula: str
+    source: str
+    baseline: str
+
+    def __post_init__(self) -> None:
+        unknown = [dim for dim in self.dims if dim not in DIMS]
+        if unknown:
+            raise Refusal(
+                "Quantity", f"dims among {sorted(DIMS)}", f"{unknown} in {self.name!r}", "add a row to dims.py"
+            )
+
+    def variable(
+        self, data: Any, coords: Mapping[str, Any] | None = None, *, baseline_value: float | None = None, **attrs: Any
+    ) -> xr.DataArray:
+        """``data`` along ``dims``, with this definition as attributes and 0-based coordinates where none are given.
+
+        ``baseline_value`` is the baseline as a number, for figures to draw. Raises Refusal when the shape does not
+        fit the dims.
+        """
+        data = np.asarray(data)
+        if data.ndim != len(self.dims):
+            raise Refusal(
+                self.name, f"{len(self.dims)} dimensions {self.dims}", f"shape {data.shape}", "check the reduction"
+            )
+        coords = dict(coords or {})
+        labels = {dim: coords.get(dim, np.arange(size)) for dim, size in zip(self.dims, data.shape, strict=True)}
+        about = {field.name: getattr(self, field.name) for field in fields(self) if field.name in REQUIRED_ATTRS}
+        if baseline_value is not None:
+            about["baseline_value"] = float(baseline_value)
+        return xr.DataArray(data, dims=self.dims, coords=labels, name=self.name, attrs=about | attrs)
+
+    def row(self) -> dict[str, str]:
+        """The definition as one row of a table of documentation."""
+        return {
+            "variable": self.name,
+            "dims": ", ".join(self.dims),
+            "unit": self.units,
+            "meaning": self.long_name,
+            "formula": self.formula,
+            "source": self.source,
+            "baseline": self.baseline,
+        }
+
+
+def new(variables: Mapping[str, xr.DataArray], **attrs: Any) -> xr.Dataset:
+    """A record of these variables. Raises Refusal for a variable without its definition or along an unknown dim."""
+    record = xr.Dataset(dict(variables), attrs={"gatescope_schema": SCHEMA, **attrs})
+    return check(record)
+
+
+def check(record: xr.Dataset, operator: str = "record") -> xr.Dataset:
+    """``record``, if it is one: it has a schema version this code reads, and every variable says what it is.
+
+    Raises Refusal naming the variable and what it lacks.
+    """
+    version = record.attrs.get("gatescope_schema")
+    if version is None:
+        raise Refusal(
+            operator, "a gatescope record (attribute gatescope_schema)", "a dataset without", "make it with records.new"
+        )
+    if int(version) > SCHEMA:
+        raise Refusal(operator, f"a record of schema {SCHEMA} or older", f"schema {version}", "update gatescope")
+    for name, variable in record.data_vars.items():
+        lacking = [attr for attr in REQUIRED_ATTRS if not isinstance(variable.attrs.get(attr), str)]
+        if lacking:
+            raise Refusal(
+                operator,
+                f"attributes {', '.join(REQUIRED_ATTRS)} on every variable",
+                f"{name!r} without {', '.join(lacking)}",
+                "make the variable with records.Quantity",
+            )
+    unknown = [dim for dim in record.dims if dim not in DIMS]
+    if unknown:
+        raise Refusal(operator, f"dims among {sorted(DIMS)}", str(unknown), "add a row to dims.py")
+    return record
+
+
+def describe(record: xr.Dataset) -> pd.DataFrame:
+    """What each variable of a record is: one row a variable with dims, unit, meaning, formula, source and baseline."""
+    check(record, "describe")
+    rows = [
+        Quantity(str(name), tuple(map(str, variable.dims)), *(variable.attrs[attr] for attr in REQUIRED_ATTRS)).row()
+        for name, variable in record.data_vars.items()
+    ]
+    return pd.DataFrame(rows)
