@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from gatescope_kernels.errors import Refusal
 from gatescope_kernels.ops.gated_attention import blockwise, reference
-from gatescope_kernels.ops.gated_attention.problem import Problem, Visibility
+from gatescope_kernels.ops.gated_attention.problem import Visibility
+from gatescope_kernels.ops.gated_attention.validate import OPERATOR, STATISTICS, resolve
 
 Impl = Literal["auto", "reference", "blockwise"]
 Combine = Literal["multiply", "add"]
 
-#: Statistics that can be asked for. ``lse`` and the number of visible keys always come.
-STATISTICS = ("entropy", "max_logit", "mass", "key_mass")
+__all__ = [
+    "STATISTICS",
+    "AttentionStats",
+    "Combine",
+    "Impl",
+    "Visibility",
+    "gated_attention",
+    "gated_attention_with_stats",
+]
+
+IMPLEMENTATIONS: dict[str, Callable[..., tuple[Tensor, dict[str, Tensor]]]] = {
+    "reference": reference.attend,
+    "blockwise": blockwise.attend,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +45,8 @@ class AttentionStats:
     key_mass   sum_i A_ij: attention a key receives                                        [B H S]
     sink_mass  mass on the learned sink, 1 - sum_j A_ij; None without a sink               [B H T]
 
-    A row that sees no key (and no sink) has lse = -inf, entropy 0, mass 0 and output 0.
+    A row that sees no key (and no sink) has lse = -inf, entropy 0, mass 0 and output 0. Statistics of fp16 and bf16
+    inputs are float32; all of them carry gradients, that of max_logit being the one at the (first) largest logit.
     """
 
     lse: Float[Tensor, "B H T"]
@@ -52,14 +67,35 @@ def gated_attention(
     gate: Float[Tensor, "B H T W"] | None = None,
     combine: Combine = "multiply",
     sink: Float[Tensor, " H"] | float | None = None,
-    visibility: Visibility = Visibility(),
+    visibility: Visibility = Visibility(),  # noqa: B008 (frozen)
     key_mask: Bool[Tensor, "B S"] | None = None,
     scale: float | None = None,
     impl: Impl = "auto",
 ) -> Float[Tensor, "B H T V"]:
-    """Y = softmax(scale Q K^T) V, gated; see gated_attention_with_stats."""
-    out, _ = _run(q, k, v, gate, combine, sink, visibility, key_mask, scale, frozenset(), (), impl)
-    return out
+    """Softmax attention, a gate on its output.
+
+        S_ij = scale * q_i.k_j over the keys j that row i sees
+        A_ij = exp(S_ij) / (exp(sink_h) + sum_j exp(S_ij))          (no exp(sink_h) without a sink)
+        Y_i  = gate_i * sum_j A_ij v_j     or, with combine="add",     gate_i + sum_j A_ij v_j
+
+    gate        scores, already activated; W = V gates each channel, W = 1 each head (Qiu et al. 2025, G1)
+    sink        a learned logit for each query head (gpt-oss); the number 0.0 is softmax-off-by-one (Miller 2023)
+    visibility  causal, window, sink tokens; see Visibility
+    key_mask    True where a key may be read: padding
+    scale       None is 1 / sqrt(K)
+    impl        "auto" is "blockwise"; "reference" materialises T x S and is for tests
+
+    Query head h reads key-value head h // (H / G). fp16 and bf16 accumulate in fp32; the output keeps q.dtype. A row
+    that sees no key has output 0 before the gate. Values are not scanned: a NaN in q, or in a key or value, shows in
+    the output and statistics of the rows that read it (a NaN in a masked value too: 0 * NaN), and never as a zero.
+
+    Raises Refusal for shapes, dtypes, devices or options that do not fit, and for an unknown ``impl``.
+
+    Source: Qiu et al. 2025, Gated Attention for Large Language Models; Xiao et al. 2024 for window and sink tokens.
+    """
+    problem, sink_H = resolve(q, k, v, gate, combine, sink, visibility, key_mask, scale, (), ())
+    out, _ = _implementation(impl)(q, k, v, sink_H, problem)
+    return _gated(out, gate, combine, q)
 
 
 def gated_attention_with_stats(
@@ -70,45 +106,37 @@ def gated_attention_with_stats(
     gate: Float[Tensor, "B H T W"] | None = None,
     combine: Combine = "multiply",
     sink: Float[Tensor, " H"] | float | None = None,
-    visibility: Visibility = Visibility(),
+    visibility: Visibility = Visibility(),  # noqa: B008 (frozen)
     key_mask: Bool[Tensor, "B S"] | None = None,
     scale: float | None = None,
     stats: tuple[str, ...] = STATISTICS,
     keys: tuple[int, ...] = (0,),
     impl: Impl = "auto",
 ) -> tuple[Float[Tensor, "B H T V"], AttentionStats]:
-    """As gated_attention, and the statistics named in ``stats``."""
-    out, found = _run(q, k, v, gate, combine, sink, visibility, key_mask, scale, frozenset(stats), keys, impl)
-    return out, found
+    """As gated_attention, and the statistics named in ``stats``; ``keys`` are the key positions that "mass" reads.
+
+    The statistics describe A, so the gate does not enter them. "mass" alone costs O(T * N) beyond plain attention;
+    "entropy", "max_logit" and "key_mass" together cost elementwise work on each score, never memory of T x S.
+
+    Raises Refusal as gated_attention does, and for an unknown statistic or a key outside [0, S).
+    """
+    problem, sink_H = resolve(q, k, v, gate, combine, sink, visibility, key_mask, scale, stats, keys)
+    out, found = _implementation(impl)(q, k, v, sink_H, problem)
+    chosen = problem.keys if "mass" in problem.stats else ()
+    return _gated(out, gate, combine, q), AttentionStats(visible=problem.count_visible(), keys=chosen, **found)
 
 
-_IMPLEMENTATIONS = {"reference": reference.attend, "blockwise": blockwise.attend, "auto": blockwise.attend}
+def _implementation(impl: str) -> Callable[..., tuple[Tensor, dict[str, Tensor]]]:
+    if impl == "auto":
+        return blockwise.attend
+    if impl not in IMPLEMENTATIONS:
+        names = ("auto", *IMPLEMENTATIONS)
+        raise Refusal(OPERATOR, f"impl in {names}", repr(impl), "use impl='auto' for the fastest one that runs here")
+    return IMPLEMENTATIONS[impl]
 
 
-def _run(q, k, v, gate, combine, sink, visibility, key_mask, scale, stats, keys, impl):
-    B, H, T, K = q.shape
-    _, G, S, _ = k.shape
-    if isinstance(sink, int | float):
-        sink = torch.full((H,), float(sink), dtype=q.dtype, device=q.device)
-    problem = Problem(
-        B,
-        H,
-        G,
-        T,
-        S,
-        K**-0.5 if scale is None else scale,
-        visibility,
-        key_mask,
-        stats,
-        tuple(keys),
-        torch.float64 if q.dtype == torch.float64 else torch.float32,
-        q.device,
-    )
-    out, found = _IMPLEMENTATIONS[impl](q, k, v, sink, problem)
+def _gated(out: Tensor, gate: Tensor | None, combine: str, q: Tensor) -> Tensor:
     out = out.to(q.dtype)
-    if gate is not None:
-        out = out * gate if combine == "multiply" else out + gate
-    keep = stats | {"lse"} | ({"sink_mass"} if sink is not None else set())
-    found = {name: value for name, value in found.items() if name in keep}
-    keys = tuple(keys) if "mass" in stats else ()
-    return out, AttentionStats(visible=problem.count_visible(), keys=keys, **found)
+    if gate is None:
+        return out
+    return out * gate if combine == "multiply" else out + gate

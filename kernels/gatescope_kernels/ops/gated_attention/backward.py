@@ -39,8 +39,16 @@ class Saved(NamedTuple):
     mass: Tensor | None
 
 
-def flash_backward(dout: Tensor, saved: Saved, problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
-    """dq, dk, dv by torch's kernel. With the sink inside out and LSE its formula dS = A (dA - dY.Y) holds unchanged."""
+def flash_backward(dout: Tensor, saved: Saved, problem: Problem) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """dq, dk, dv, dsink by torch's kernel, where the output alone was used.
+
+    With the sink inside Y and L, the kernel's own formula dS = A (dA - dY.Y) holds unchanged.
+    """
+    dsink = None
+    if saved.sink is not None:
+        sink_mass = torch.exp(saved.sink.to(problem.dtype)[:, None] - saved.lse)
+        received = torch.linalg.vecdot(dout.to(problem.dtype), saved.out.to(problem.dtype))
+        dsink = -(sink_mass * received).sum((0, 2)).to(saved.sink.dtype)
     q, k, v, out, lse = saved.q, saved.k, saved.v, saved.out, saved.lse
     B, H, G, T, S = problem.B, problem.H, problem.G, problem.T, problem.S
     if G < H:
@@ -51,7 +59,7 @@ def flash_backward(dout: Tensor, saved: Saved, problem: Problem) -> tuple[Tensor
     dq, dk, dv = _flash_backward(dout, q, k, v, out, lse, 0.0, causal, scale=problem.scale)
     if G < H:
         dq, dk, dv = dq.reshape(B, H, T, -1), dk.sum(1).view(B, G, S, -1), dv.sum(1).view(B, G, S, -1)
-    return dq, dk, dv
+    return dq, dk, dv, dsink
 
 
 def strip_backward(up: Upstream, saved: Saved, problem: Problem) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:

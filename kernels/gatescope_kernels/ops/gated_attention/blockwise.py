@@ -60,6 +60,6 @@ class _Attend(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor | None) -> tuple:
         up, saved = Upstream(*grads), Saved(*ctx.saved_tensors)
-        if ctx.flash and saved.sink is None and all(grad is None for grad in grads[1:]):
-            return *flash_backward(up.out, saved, ctx.problem), None, None
+        if ctx.flash and all(grad is None for grad in grads[1:]):
+            return *flash_backward(up.out, saved, ctx.problem), None
         return *strip_backward(up, saved, ctx.problem), None

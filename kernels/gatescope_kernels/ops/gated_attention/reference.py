@@ -33,7 +33,7 @@ def attend(
     sink: Float[Tensor, " H"] | None,
     problem: Problem,
 ) -> tuple[Float[Tensor, "B H T V"], dict[str, Tensor]]:
-    """Attention before the gate, and every statistic, in the accumulation dtype.
+    """Attention before the gate, and the statistics asked for, in the accumulation dtype.
 
         S_ij = scale * q_i.k_j over visible j        L_i = log(exp(sink_h) + sum_j exp(S_ij))
         A_ij = exp(S_ij - L_i)                       Y_i = sum_j A_ij v_j
@@ -57,12 +57,12 @@ def attend(
     entropy = -(a * log_a.masked_fill(log_a == -torch.inf, 0.0)).sum(-1)
     a_keys = a[..., : problem.S]
     statistics = {
-        "lse": lse.masked_fill(empty[..., 0], -torch.inf),
         "entropy": entropy,
-        "max_logit": logits.amax(-1),
+        "max_logit": logits.max(-1).values,
         "mass": a_keys[..., list(problem.keys)],
         "key_mass": a_keys.sum(-2),
     }
+    found = {name: statistics[name] for name in problem.stats} | {"lse": lse.masked_fill(empty[..., 0], -torch.inf)}
     if sink is not None:
-        statistics["sink_mass"] = a[..., -1]
-    return a_keys @ v, statistics
+        found["sink_mass"] = a[..., -1]
+    return a_keys @ v, found

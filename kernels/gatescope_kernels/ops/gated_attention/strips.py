@@ -17,8 +17,8 @@ from gatescope_kernels.ops.gated_attention.problem import Problem
 
 #: Scores in one strip, all heads together.
 ELEMENTS = 1 << 20
-#: Rows of one head in a strip: fewer starve the matrix products, more compute scores above the diagonal.
-FEWEST_ROWS, MOST_ROWS = 32, 128
+#: Rows of one query head in a strip: fewer starve the matrix products, more compute scores above the diagonal.
+ROWS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +45,11 @@ def strips(problem: Problem) -> Iterator[Strip]:
     rule, shift = problem.visibility, problem.S - problem.T
     longest = problem.S
     if rule.window is not None:
-        longest = min(longest, (1 if rule.causal else 2) * rule.window + rule.sink_tokens + MOST_ROWS)
-    t = min(MOST_ROWS, max(FEWEST_ROWS, ELEMENTS // (N * R * longest)))
-    n = min(N, max(1, ELEMENTS // (R * t * longest)))
+        longest = min(longest, (1 if rule.causal else 2) * rule.window + rule.sink_tokens + ROWS)
+    n = min(N, max(1, ELEMENTS // (R * min(ROWS, problem.T) * longest)))
     mask_N = None if problem.key_mask is None else problem.key_mask.repeat_interleave(problem.G, dim=0)
-    for i0 in range(0, problem.T, t):
-        i1 = min(i0 + t, problem.T)
+    for i0 in range(0, problem.T, ROWS):
+        i1 = min(i0 + ROWS, problem.T)
         low, first_high, _ = problem.bounds(i0 + shift)
         _, high, kept = problem.bounds(i1 - 1 + shift)
         spans = [(0, kept), (low, high)] if kept < low else [(0, max(kept, high))]
