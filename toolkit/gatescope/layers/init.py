@@ -6,14 +6,22 @@ import torch
 from torch import nn
 
 
-def linear(d_in: int, d_out: int, generator: torch.Generator | None, std: float | None = None) -> nn.Linear:
-    """A linear map without bias, W ~ N(0, std^2); std defaults to 1/sqrt(d_in), which keeps the variance of its input.
+#: Standard deviation of initial weights (GPT-2; Hugging Face llama's initializer_range).
+STD = 0.02
 
-    Source of the default: LeCun et al. 1998, Efficient BackProp, section 4.6.
-    """
+
+def linear(d_in: int, d_out: int, generator: torch.Generator | None) -> nn.Linear:
+    """A linear map without bias, W ~ N(0, STD^2)."""
     layer = nn.utils.skip_init(nn.Linear, d_in, d_out, bias=False)
-    nn.init.normal_(layer.weight, std=d_in**-0.5 if std is None else std, generator=generator)
+    nn.init.normal_(layer.weight, std=STD, generator=generator)
     return layer
+
+
+def embedding(count: int, channels: int, generator: torch.Generator | None, std: float) -> nn.Embedding:
+    """A table of ``count`` vectors, each entry ~ N(0, std^2)."""
+    table = nn.utils.skip_init(nn.Embedding, count, channels)
+    nn.init.normal_(table.weight, std=std, generator=generator)
+    return table
 
 
 def spawn(generator: torch.Generator | None, key: int) -> torch.Generator | None:

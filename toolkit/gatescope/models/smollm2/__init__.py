@@ -7,7 +7,7 @@
 Llama's architecture (Allal et al. 2025, "SmolLM2"), 30 layers, 9 query heads on 3 key-value heads, D = 576; Apache-2.0.
 """
 
-from gatescope.models.smollm2.convert import convert, find_gguf
+from gatescope.models.smollm2.conversion import convert, find_gguf
 from gatescope.models.smollm2.pretrained import Pretrained, load_smollm2
 from gatescope.models.smollm2.receipt import Receipt
 from gatescope.models.smollm2.tokenizer import MAX_TOKENS, Tokenizer

