@@ -17,7 +17,7 @@ def to_dict(spec: Any) -> dict[str, Any]:
     return asdict(spec)
 
 
-def from_dict(cls: type[Spec], data: Mapping[str, Any]) -> Spec:
+def from_dict(cls: type[Spec], data: Any) -> Spec:
     """The inverse of `to_dict`.
 
     Raises Refusal for a key the spec does not have, a key without a default that is missing, a value of another type,

@@ -6,22 +6,20 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import torch
+import xarray as xr
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from gatescope import checkpoints, specs
+from gatescope import checkpoints, records, specs
 from gatescope.errors import DataError, NonFiniteError, Refusal
 from gatescope.models import LMConfig, TinyLM, next_token_nll
+from gatescope.probes import Probe
+from gatescope.scope import Scope
 
-if TYPE_CHECKING:
-    import xarray as xr
-
-    from gatescope.probes.base import Probe
-
-_CHECKPOINT, _RECORD = "training.safetensors", "record.nc"
+_CHECKPOINT, _RECORDS = "training.safetensors", "records"
 
 
 class Task(Protocol):
@@ -130,7 +128,8 @@ class Training:
         self.step = 0
         self.losses: list[float] = []
         self.trigger_losses: list[float | None] = []
-        self._records: list[xr.Dataset] = []
+        self._records: dict[int, xr.Dataset] = {}
+        self._unsaved: list[int] = []
         self._parameters = dict(self.model.named_parameters())
         self._optimizer = torch.optim.Adam(self._parameters.values(), lr=spec.lr, betas=spec.betas, fused=True)
         if self.folder is not None and (self.folder / _CHECKPOINT).exists():
@@ -163,9 +162,7 @@ class Training:
             raise Refusal(
                 "Training.record", "probes that have measured", "none", "pass probes=[...] and run some steps"
             )
-        from gatescope import records
-
-        return records.concat(self._records, dim="step")
+        return records.concat(list(self._records.values()), "step", list(self._records))
 
     def _advance(self) -> Progress:
         spec, step = self.spec, self.step
@@ -203,15 +200,14 @@ class Training:
 
     @torch.no_grad()
     def _measure(self) -> xr.Dataset:
-        from gatescope.scope import Scope
-
         tokens, _ = self.task.batch((self.spec.seed, 0, 1), self.spec.record_batch)
         for probe in self.probes:
             probe.reset()
         with Scope(self.model, probes=self.probes) as scope:
             self.model(tokens)
-        record = scope.record().assign_coords(step=self.step)
-        self._records.append(record)
+        # Without the time, a resumed run ends with the records of an uninterrupted one.
+        record = self._records[self.step] = scope.record(seed=self.spec.seed, created=False)
+        self._unsaved.append(self.step)
         return record
 
     def save(self) -> None:
@@ -223,10 +219,9 @@ class Training:
         for name, parameter in self._parameters.items():
             state = self._optimizer.state[parameter]
             tensors |= {f"{moment}.{name}": state[moment] for moment in ("exp_avg", "exp_avg_sq")}
-        if self._records:
-            from gatescope import records
-
-            records.save(self.record, self.folder / _RECORD)
+        while self._unsaved:
+            records.save(self._records[self._unsaved[0]], self.folder / _RECORDS / f"{self._unsaved[0]:07d}.nc")
+            self._unsaved.pop(0)
         history = {"losses": self.losses, "trigger_losses": self.trigger_losses}
         metadata = {"step": self.step, "history": history, "run": self._identity()}
         checkpoints.write_tensors(self.folder / _CHECKPOINT, tensors, metadata)
@@ -256,11 +251,9 @@ class Training:
                 "exp_avg_sq": groups["exp_avg_sq"][name],
             }
         self.losses, self.trigger_losses = metadata["history"]["losses"], metadata["history"]["trigger_losses"]
-        if self.probes and (folder / _RECORD).exists():
-            from gatescope import records
-
-            record = records.load(folder / _RECORD)
-            self._records = [record.sel(step=[step]) for step in record.step.values if step <= self.step]
+        if self.probes:
+            found = {int(path.stem): path for path in sorted((folder / _RECORDS).glob("*.nc"))}
+            self._records = {step: records.load(path) for step, path in found.items() if step <= self.step}
 
     def _identity(self) -> dict[str, Any]:
         """What must be the same for a checkpoint to belong to this run, as JSON gives it back."""

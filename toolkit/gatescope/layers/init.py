@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-
 #: Standard deviation of initial weights (GPT-2; Hugging Face llama's initializer_range).
 STD = 0.02
 
