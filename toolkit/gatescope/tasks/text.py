@@ -85,6 +85,25 @@ def moving_average(values, width):
     return means
 '''
 
+_LETTER = """\
+Dear Nora,
+Thank you for the parcel. The jam arrived in one piece, and the children have eaten half of it already. We are well, \
+although the winter here is longer than anyone remembers. Last week the snow reached the window sills, and Peter had \
+to dig a tunnel to the shed to feed the hens. He says that they lay fewer eggs because they are bored.
+The school is closed until Thursday, so I teach the little ones myself. Today we measured the kitchen with a piece of \
+string, and tomorrow we shall draw a map of it. When the roads are clear again, you must come and stay with us. There \
+is a bed for you, and more snow than you could ever want.
+With love from all of us,
+Hanna"""
+
+_RECIPE = """\
+Onion soup for four people. Peel six large onions, cut them in half and slice them as thinly as you can. Melt two \
+spoons of butter in a heavy pot, add the onions and a pinch of salt, and cook them slowly for forty minutes, until \
+they are soft and dark brown. Stir them often, so that they do not burn. Add a spoon of flour, wait for one minute, \
+and pour in a litre of hot broth. Let the soup cook for another twenty minutes. Meanwhile, toast four slices of old \
+bread and cover them with cheese. Pour the soup into deep bowls, lay a slice of bread on each one, and put the bowls \
+under a hot grill until the cheese melts. Serve the soup at once, and warn your guests about the bowls."""
+
 _REPEATED = " ".join(["red stone green leaf blue river"] * 12)
 
 _RECALL = """\
@@ -106,6 +125,8 @@ def _shuffled(text: str, seed: int) -> str:
 _TABLE = (
     Text("story", _STORY, "a short story: the yardstick for losses and for what interventions do to them"),
     Text("prose", _PROSE, "expository prose: the yardstick for sink statistics"),
+    Text("letter", _LETTER, "a letter: first person, names, a greeting that begins the text"),
+    Text("recipe", _RECIPE, "instructions: imperatives in the order in which things are done"),
     Text("dialogue", _DIALOGUE, "two speakers: quotation marks and newlines compete with the first token"),
     Text("list", _LIST, "numbered lines: heads that look at the line start or the previous number"),
     Text("code", _CODE, "Python: runs of spaces, brackets, names that come back"),
