@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from gatescope_kernels.ops.gated_attention.forward import for_flash
 from gatescope_kernels.ops.gated_attention.problem import Problem
 from gatescope_kernels.ops.gated_attention.strips import Strip, Workspace, strips
 
@@ -49,16 +50,12 @@ def flash_backward(dout: Tensor, saved: Saved, problem: Problem) -> tuple[Tensor
         sink_mass = torch.exp(saved.sink.to(problem.dtype)[:, None] - saved.lse)
         received = torch.linalg.vecdot(dout.to(problem.dtype), saved.out.to(problem.dtype))
         dsink = -(sink_mass * received).sum((0, 2)).to(saved.sink.dtype)
-    q, k, v, out, lse = saved.q, saved.k, saved.v, saved.out, saved.lse
-    B, H, G, T, S = problem.B, problem.H, problem.G, problem.T, problem.S
-    if G < H:
-        q, dout, out = (x.reshape(B * G, H // G, T, -1) for x in (q, dout, out))
-        lse = lse.reshape(B * G, H // G, T)
-        k, v = (x.reshape(B * G, 1, S, -1).expand(-1, H // G, -1, -1) for x in (k, v))
-    causal = problem.visibility.causal and T > 1
+    dout, q, k, v, out = for_flash((dout, saved.q, saved.k, saved.v, saved.out), problem)
+    lse = saved.lse.reshape(q.shape[:3])
+    causal = problem.visibility.causal and problem.T > 1
     dq, dk, dv = _flash_backward(dout, q, k, v, out, lse, 0.0, causal, scale=problem.scale)
-    if G < H:
-        dq, dk, dv = dq.reshape(B, H, T, -1), dk.sum(1).view(B, G, S, -1), dv.sum(1).view(B, G, S, -1)
+    if problem.G < problem.H:
+        dq, dk, dv = dq.reshape(saved.q.shape), dk.sum(1).view(saved.k.shape), dv.sum(1).view(saved.v.shape)
     return dq, dk, dv, dsink
 
 
