@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import jaxtyping
 import pytest
 import torch
 
@@ -18,3 +19,9 @@ def poisoned_empty(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("empty", "empty_like"):
         monkeypatch.setattr(torch, name, poison(getattr(torch, name)))
     monkeypatch.setattr(torch.Tensor, "new_empty", poison(torch.Tensor.new_empty))
+
+
+@pytest.fixture
+def as_a_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run-time shape checker of the test suite steps aside: what an operator itself refuses is seen."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
