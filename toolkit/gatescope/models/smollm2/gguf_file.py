@@ -92,7 +92,7 @@ class GGUFModel:
             tie_embeddings=all(tensor.name != "output.weight" for tensor in self._reader.tensors),
         )
 
-    def tensors(self) -> Iterator[tuple[str, Float[ndarray, ...]]]:
+    def tensors(self) -> Iterator[tuple[str, Float[ndarray, "*shape"]]]:
         """Name in `TinyLM` and fp32 values of every tensor, in the order of the file."""
         import gguf
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -41,12 +42,7 @@ def load_smollm2(folder: Path | None = None) -> Pretrained:
     model is not installed or the cache cannot be written.
     """
     folder = folder or model_dir()
-    receipt = Receipt.read(folder)
-    damaged = [] if receipt is None else receipt.damaged(folder)
-    if damaged:
-        print(f"{', '.join(damaged)} in {folder}: not as converted; converting again")
-    if receipt is None or damaged:
-        receipt = Receipt.read(convert(target=folder))
+    receipt = _sound_receipt(folder)
     configuration = json.loads((folder / FILES["config_sha256"]).read_text(encoding="utf-8"))
     config = LMConfig.from_dict(configuration["model"])
     with _NoDraws():  # every weight is then replaced by a view of the mapped file
@@ -61,13 +57,25 @@ def load_smollm2(folder: Path | None = None) -> Pretrained:
     )
 
 
+def _sound_receipt(folder: Path) -> Receipt:
+    receipt = Receipt.read(folder)
+    damaged = [] if receipt is None else receipt.damaged(folder)
+    if damaged:
+        print(f"{', '.join(damaged)} in {folder}: not as converted; converting again")
+    if receipt is None or damaged:
+        convert(target=folder)
+        receipt = Receipt.read(folder)
+    assert receipt is not None
+    return receipt
+
+
 class _NoDraws(TorchFunctionMode):
     """Leaves weights unset instead of drawing 135 million random numbers.
 
     The meta device would do too, but drawing on it imports the compiler, which takes longer than the whole load.
     """
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Pass everything on but draws."""
         kwargs = kwargs or {}
         if func in (Tensor.normal_, nn.init.normal_):

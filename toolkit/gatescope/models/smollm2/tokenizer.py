@@ -40,16 +40,17 @@ class Tokenizer:
         ids = self.backend.encode(text, add_special_tokens=False).ids
         return torch.tensor([[self.bos_id] * bos + ids], dtype=torch.long)
 
-    def decode(self, ids: Int[Tensor, ...] | Iterable[int]) -> str:
-        """The text of token ids, special tokens included."""
-        return self.backend.decode(_flat(ids), skip_special_tokens=False)
+    def decode(self, ids: Int[Tensor, "*shape"] | Iterable[int]) -> str:
+        """The text of token ids, special tokens included. Raises Refusal for an id outside the vocabulary."""
+        return self.backend.decode(self._known(ids), skip_special_tokens=False)
 
-    def pieces(self, ids: Int[Tensor, ...] | Iterable[int]) -> list[str]:
+    def pieces(self, ids: Int[Tensor, "*shape"] | Iterable[int]) -> list[str]:
         r"""One readable string a token: a space is '·', a newline '⏎', a tab '⇥'.
 
-        A byte that is no whole character is written as in a Python literal, '\xf0'.
+        A byte that is no whole character is written as in a Python literal, '\xf0'. Raises Refusal for an id outside
+        the vocabulary.
         """
-        return [self._piece(token) for token in map(self.backend.id_to_token, _flat(ids))]
+        return [self._piece(str(self.backend.id_to_token(index))) for index in self._known(ids)]
 
     def prepare(self, text: str, max_tokens: int = MAX_TOKENS, *, bos: bool = False) -> Int[Tensor, "1 T"]:
         """`encode` for text that a person typed.
@@ -64,6 +65,13 @@ class Tokenizer:
                 "prepare", f"at most {max_tokens} tokens", f"{ids.shape[1]}", "shorten the text, or raise max_tokens"
             )
         return ids
+
+    def _known(self, ids: Int[Tensor, "*shape"] | Iterable[int]) -> list[int]:
+        flat = ids.flatten().tolist() if isinstance(ids, Tensor) else list(ids)
+        for index in flat:
+            if not 0 <= index < self.vocab:
+                raise Refusal("decode", f"token ids in 0..{self.vocab - 1}", f"{index}", "use ids of this tokenizer")
+        return flat
 
     def _check_spelling(self, text: str) -> None:
         for name in self._special:
@@ -83,10 +91,6 @@ class Tokenizer:
             return token
         raw = bytes(_CHARACTER_TO_BYTE[character] for character in token)
         return raw.decode("utf-8", errors="backslashreplace").translate(_VISIBLE)
-
-
-def _flat(ids: Int[Tensor, ...] | Iterable[int]) -> list[int]:
-    return ids.flatten().tolist() if isinstance(ids, Tensor) else list(ids)
 
 
 def _byte_alphabet() -> dict[int, str]:
