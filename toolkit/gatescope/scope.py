@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, Self
@@ -33,7 +33,7 @@ class Scope:
     show what a probe needs.
     """
 
-    def __init__(self, model: nn.Module, probes: Sequence[Probe]) -> None:
+    def __init__(self, model: nn.Module, probes: Iterable[Probe]) -> None:
         self.model, self.probes = model, tuple(probes)
         if not self.probes:
             raise Refusal("Scope", f"at least one probe of {', '.join(PROBES)}", "none", "pass probes=[Sinks()]")

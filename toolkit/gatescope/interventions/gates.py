@@ -24,7 +24,7 @@ class BlendGates(Intervention):
     an amount outside [0, 1].
     """
 
-    amount: float
+    amount: float | int
     layers: Indices | None = None
 
     name = "blend_gates"
@@ -41,7 +41,7 @@ class BlendGates(Intervention):
     def apply(self, value: GateScores, layer: int | None) -> GateScores:
         """The gate with blended scores."""
         off = torch.full_like(value.scores, value.identity)
-        return replace(value, scores=torch.lerp(off, value.scores, self.amount))
+        return replace(value, scores=torch.lerp(off, value.scores, float(self.amount)))
 
     def control(self, seed: int) -> ShuffledGates:
         """The same blend of scores shuffled over tokens."""

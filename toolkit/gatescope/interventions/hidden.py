@@ -81,7 +81,7 @@ class ClampDims(_OfDims):
     as ZeroDims does.
     """
 
-    limit: float
+    limit: float | int
 
     name = "clamp_dims"
     equation = "h[b, t, d] = min(max(h[b, t, d], -limit), limit) for d in dims and t in positions, after the layers"

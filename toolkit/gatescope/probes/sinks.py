@@ -86,7 +86,7 @@ class Sinks(Probe):
         ),
     )
 
-    def __init__(self, chosen: tuple[int, ...] = (0,), first_query: int = 1, epsilon: float = 0.3) -> None:
+    def __init__(self, chosen: tuple[int, ...] = (0,), first_query: int = 1, epsilon: float | int = 0.3) -> None:
         super().__init__()
         if not chosen or min(chosen) < 0 or first_query < 0:
             raise Refusal(

@@ -25,7 +25,10 @@ def save(record: xr.Dataset, path: str | Path) -> Path:
     cannot be written.
     """
     path = Path(path)
-    plain = check(record, "save").copy()
+    check(record, "save")
+    ordered = {name: record.variables[name] for name in sorted(record.variables, key=str)}
+    plain = xr.Dataset({name: variable.copy(deep=False) for name, variable in ordered.items()})
+    plain = plain.set_coords([name for name in ordered if name in record.coords])
     plain.attrs = _encoded(record.attrs, "the record")
     for name, variable in plain.variables.items():
         variable.attrs = _encoded(variable.attrs, repr(name))
@@ -59,7 +62,7 @@ def load(path: str | Path) -> xr.Dataset:
 
 def _encoded(attrs: dict[Any, Any], where: str) -> dict[str, Any]:
     encoded = {}
-    for name, value in attrs.items():
+    for name, value in sorted(attrs.items(), key=lambda item: str(item[0])):
         if isinstance(value, np.generic):
             value = value.item()
         if isinstance(value, str):

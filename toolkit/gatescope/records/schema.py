@@ -50,7 +50,12 @@ class Quantity:
             )
 
     def variable(
-        self, data: Any, coords: Mapping[str, Any] | None = None, *, baseline_value: float | None = None, **attrs: Any
+        self,
+        data: Any,
+        coords: Mapping[str, Any] | None = None,
+        *,
+        baseline_value: float | int | None = None,
+        **attrs: Any,
     ) -> xr.DataArray:
         """``data`` along ``dims``, with this definition as attributes and 0-based coordinates where none are given.
 
