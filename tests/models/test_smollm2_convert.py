@@ -173,7 +173,7 @@ def test_a_conversion_that_broke_off_is_made_again_and_leaves_no_litter(
 
 
 def test_old_leftovers_are_swept_and_young_ones_spared(source, tmp_path):
-    old, young = tmp_path / ".model.safetensors.1.tmp.safetensors", tmp_path / ".config.json.2.tmp.json"
+    old, young = tmp_path / ".tmpXyZ123", tmp_path / ".config.json.2.tmp.json"
     old.touch(), young.touch()
     os.utime(old, (time.time() - 7200,) * 2)
     convert(source, tmp_path)

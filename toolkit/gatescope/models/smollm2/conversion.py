@@ -87,8 +87,8 @@ def _configuration(model: GGUFModel) -> dict[str, Any]:
 
 
 def _sweep(target: Path) -> None:
-    """Remove what a killed conversion left; younger files may belong to one that runs now in another process."""
-    for leftover in target.glob(".*.tmp*"):
+    """Remove what a killed conversion left, safetensors' own temporary file included; younger files may belong to one that runs now in another process."""
+    for leftover in target.glob(".*tmp*"):
         with suppress(FileNotFoundError):
             if time.time() - leftover.stat().st_mtime > _AN_HOUR:
                 leftover.unlink()
