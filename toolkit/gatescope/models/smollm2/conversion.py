@@ -87,7 +87,10 @@ def _configuration(model: GGUFModel) -> dict[str, Any]:
 
 
 def _sweep(target: Path) -> None:
-    """Remove what a killed conversion left, safetensors' own temporary file included; younger files may belong to one that runs now in another process."""
+    """Remove what a killed conversion left, safetensors' own ``.tmp*`` included.
+
+    Younger files may belong to a conversion that runs now, in another process.
+    """
     for leftover in target.glob(".*tmp*"):
         with suppress(FileNotFoundError):
             if time.time() - leftover.stat().st_mtime > _AN_HOUR:
