@@ -1,0 +1,62 @@
+"""The learner's own sequence through any of the trained variants."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import ipywidgets
+import pandas as pd
+from gatescope import views
+from gatescope.panels.base import Panel
+from gatescope.panels.picture import Drawing
+
+from gatescope_lessons.l02_one_gate_no_sink import lab
+
+
+class OwnSequencePanel(Panel):
+    """Controls ``letters`` and ``model``: loss of every token of a typed sequence, and where its tokens look."""
+
+    slug = "own"
+    pictures = ("token_strip", "key_mass_bars", "sink_heatmap")
+
+    def __init__(self, letters: str, seed: int = 0) -> None:
+        self._seed = seed
+        self._models: dict[str, Any] = {}
+        style = {"description_width": "90px"}
+        super().__init__(
+            {
+                "letters": ipywidgets.Text(
+                    letters, description="Sequence", continuous_update=False, layout={"width": "100%"}, style=style
+                ),
+                "model": ipywidgets.Dropdown(options=list(lab.VARIANTS), description="Model", style=style),
+            }
+        )
+        self.refresh()
+
+    def draw(self, state: Mapping[str, Any]) -> dict[str, Drawing]:
+        """Three pictures from one forward pass."""
+        name = state["model"]
+        if name not in self._models:
+            self._models[name] = lab.load(name, self._seed)
+        record = lab.read_sequence(self._models[name], state["letters"])
+        return {
+            view: Drawing(getattr(views, view)(*given), getattr(views, f"{view}_frame")(*given))
+            for view, given in {
+                "token_strip": (record, "token_nll"),
+                "key_mass_bars": (record,),
+                "sink_heatmap": (record,),
+            }.items()
+        }
+
+    def table(self) -> pd.DataFrame:
+        """Loss by token, as drawn."""
+        return self.frame("token_strip")
+
+
+def own_sequence(letters: str, seed: int = 0) -> OwnSequencePanel:
+    """A panel that reads whatever sequence of letters is typed into it with one of the trained models."""
+    return OwnSequencePanel(letters, seed)
+
+
+__all__ = ["OwnSequencePanel", "own_sequence"]
