@@ -39,6 +39,7 @@ ROOM_IMPORTS = {
     "scope": {"taps", "probes", "records"},
     "tasks": set(),
     "train": {"scope", "models", "checkpoints", "probes", "records", "tasks"},
+    "recipes": {"gates", "layers", "models", "tasks", "train"},
     "views": {"records"},
     "doctor": {"kernels", "models"},
     "cli": {"kernels"},

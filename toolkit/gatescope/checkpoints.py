@@ -20,11 +20,12 @@ from gatescope.errors import DataError, NonFiniteError, Refusal
 from gatescope.models import LMConfig, TinyLM
 from gatescope.paths import atomic_write
 
-_DIGEST = "sha256"
+# One entry, since safetensors writes several in random order and the same model must give the same bytes.
+_HEADER, _DIGEST = "gatescope", "sha256"
 
 
 def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
-    """Write tensors and JSON metadata to one safetensors file, all or nothing.
+    """Write tensors and JSON metadata to one safetensors file, all or nothing; the same content gives the same bytes.
 
     Raises DataError when the folder cannot be written or the disk is full, NonFiniteError for NaN or infinity.
     """
@@ -35,9 +36,9 @@ def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Map
             raise NonFiniteError(
                 "write_tensors", f"finite {name} for {path}", "NaN or infinity", "do not save this state"
             )
-    header = {name: json.dumps(value) for name, value in metadata.items()}
+    header = json.dumps({**metadata, _DIGEST: _digest(tensors)}, sort_keys=True)
     with atomic_write(path) as temporary:
-        save_file(tensors, temporary, metadata={**header, _DIGEST: _digest(tensors)})
+        save_file(tensors, temporary, metadata={_HEADER: header})
 
 
 def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -50,10 +51,9 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise DataError("read_tensors", "a safetensors file", f"nothing at {path}", "check the path or make it again")
     try:
         with safe_open(path, framework="pt") as file:
-            header = dict(file.metadata() or {})
+            metadata = json.loads((file.metadata() or {}).get(_HEADER, "{}"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-        digest = header.pop(_DIGEST, None)
-        metadata = {name: json.loads(value) for name, value in header.items()}
+        digest = metadata.pop(_DIGEST, None)
     except (SafetensorError, ValueError, OSError) as error:
         raise _corrupt(path, str(error)) from error
     if digest is None:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, is_dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 import xarray as xr
@@ -22,6 +22,7 @@ from gatescope.scope import Scope
 _CHECKPOINT, _RECORDS = "training.safetensors", "records"
 
 
+@runtime_checkable
 class Task(Protocol):
     """What can be trained on."""
 

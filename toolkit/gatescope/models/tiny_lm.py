@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,7 +48,7 @@ class LMConfig:
         return specs.to_dict(self)
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> LMConfig:
+    def from_dict(cls, data: Any) -> LMConfig:
         """The inverse of `to_dict`, strict: unknown or missing keys and wrong types raise Refusal."""
         return specs.from_dict(cls, data)
 
