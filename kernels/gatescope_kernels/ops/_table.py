@@ -3,19 +3,21 @@ read this table and nothing else, so an op is a folder and a row."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from gatescope_kernels.bench import Contest
 from gatescope_kernels.ops.gated_attention.api import (
     IMPLEMENTATIONS,
     STATISTICS,
     Visibility,
     gated_attention_with_stats,
 )
+from gatescope_kernels.ops.gated_attention.bench import contests as gated_attention_contests
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,8 @@ class Op:
     outputs          results by name; a case may lack some
     budget           largest error by dtype, relative to the largest magnitude of the fp64 reference (at least 1)
     gradient_budget  the same for gradients
-    implementations  name -> what runs; "reference" is the oracle of the others
+    implementations  names that ``call`` takes; "reference" is the oracle of the others
+    contests         what `gatescope bench` times, by (device, quick)
     """
 
     name: str
@@ -51,6 +54,7 @@ class Op:
     budget: dict[torch.dtype, float]
     gradient_budget: dict[torch.dtype, float]
     implementations: tuple[str, ...]
+    contests: Callable[[str, bool], Iterable[Contest]]
 
 
 _SIZES = {"B": 2, "H": 4, "G": 2, "T": 63, "S": 63, "K": 16, "V": 16}
@@ -102,6 +106,7 @@ _WINDOW = Visibility(window=9)
 _STREAMING = Visibility(window=9, sink_tokens=4)
 _TWO_SIDED = Visibility(causal=False, window=5, sink_tokens=2)
 _GATED = {"gate": "element", "sink": "learned"}
+_LARGE = {"logit_scale": 30.0, "sink": "learned"}
 
 GATED_ATTENTION = Op(
     name="gated_attention",
@@ -143,8 +148,8 @@ GATED_ATTENTION = Op(
         _attention_case("gate_huge", {"gate": "head", "gate_value": 1e4}),
         _attention_case("scale_given", {"scale": 0.7}),
         _attention_case("scale_zero", {"scale": 0.0, "stats": ("entropy", "mass", "key_mass")}),
-        _attention_case("large_logits", {"logit_scale": 30.0} | _GATED, error_scale=8.0),
-        _attention_case("large_logits_out_only", {"logit_scale": 30.0, "stats": (), "sink": "learned"}, error_scale=8.0),
+        _attention_case("large_logits", _LARGE | _GATED, error_scale=8.0),
+        _attention_case("large_logits_out_only", _LARGE | {"stats": ()}, error_scale=8.0),
         _attention_case("sink_takes_all", {"sink": 60.0}),
         _attention_case("positions_first", {"layout": "positions_first"} | _GATED),
         _attention_case("positions_first_out_only", {"layout": "positions_first", "stats": ()}),
@@ -156,6 +161,7 @@ GATED_ATTENTION = Op(
     budget={torch.float64: 1e-12, torch.float32: 4e-6, torch.float16: 2e-3, torch.bfloat16: 1.6e-2},
     gradient_budget={torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 6e-3, torch.bfloat16: 5e-2},
     implementations=tuple(IMPLEMENTATIONS),
+    contests=gated_attention_contests,
 )
 
 #: Op name -> row. The name is the op's folder.

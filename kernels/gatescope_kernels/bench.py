@@ -1,0 +1,207 @@
+"""``gatescope bench``: every contest first agrees on its results, then is timed, and a loss is shown as a loss.
+
+A contest is one shape: our implementation against what a person would otherwise run. Ops name their contests in the
+op table; other rooms name theirs in the entry-point group ``gatescope.bench``, each a function (device, quick) ->
+contests.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from gatescope_kernels.command import Command
+from gatescope_kernels.errors import Refusal
+
+GROUP = "gatescope.bench"
+OURS = "gatescope"
+#: A timing shorter than this repeats its contestant, so that the clock's grain does not show.
+SHORTEST_S = 2e-3
+
+Contestant = Callable[[], dict[str, Tensor]]
+
+
+@dataclass(frozen=True, slots=True)
+class Contest:
+    """Ours against the baselines on one shape. Results with the same name must agree within ``tolerance``, relative
+    to the largest magnitude (at least 1)."""
+
+    op: str
+    task: str
+    shape: str
+    dtype: str
+    device: str
+    ours: Contestant
+    baselines: dict[str, Contestant]
+    tolerance: float = 1e-4
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """One contestant in one contest. ``ratio`` is ours / theirs: above 1 we are slower. ``error`` is the largest
+    difference from ours over ``compared`` results."""
+
+    op: str
+    task: str
+    shape: str
+    dtype: str
+    contestant: str
+    median_ms: float
+    ratio: float
+    rounds: int
+    compared: tuple[str, ...]
+    error: float
+    device: str
+    threads: int
+    torch: str
+    python: str
+
+
+def hold(contest: Contest, rounds: int) -> list[Timing]:
+    """Compare results, then time all contestants in turn, ``rounds`` times, and take medians.
+
+    Raises Refusal where a baseline computes something else than we do: such times would not be comparable.
+    """
+    runners = {OURS: contest.ours, **contest.baselines}
+    ours = contest.ours()
+    agreements = {OURS: ((), 0.0)} | {
+        name: _agree(contest, name, ours, run()) for name, run in contest.baselines.items()
+    }
+    repeats = {name: max(1, round(SHORTEST_S / _seconds(run, 1, contest.device))) for name, run in runners.items()}
+    times: dict[str, list[float]] = {name: [] for name in runners}
+    for _ in range(rounds):
+        for name, run in runners.items():
+            times[name].append(_seconds(run, repeats[name], contest.device))
+    medians = {name: statistics.median(seconds) for name, seconds in times.items()}
+    return [
+        Timing(
+            op=contest.op,
+            task=contest.task,
+            shape=contest.shape,
+            dtype=contest.dtype,
+            contestant=name,
+            median_ms=1e3 * medians[name],
+            ratio=medians[OURS] / medians[name],
+            rounds=rounds,
+            compared=agreements[name][0],
+            error=agreements[name][1],
+            device=_device_name(contest.device),
+            threads=torch.get_num_threads(),
+            torch=torch.__version__,
+            python=platform.python_version(),
+        )
+        for name in runners
+    ]
+
+
+def _agree(
+    contest: Contest, name: str, ours: dict[str, Tensor], theirs: dict[str, Tensor]
+) -> tuple[tuple[str, ...], float]:
+    shared = tuple(result for result in ours if result in theirs)
+    if not shared:
+        raise Refusal("bench", f"a result that {name} and {OURS} both compute", "none", "name the results alike")
+    worst = 0.0
+    for result in shared:
+        mine, other = ours[result].double(), theirs[result].double()
+        error = float((mine - other).abs().max() / other.abs().max().clamp(min=1.0))
+        if not error <= contest.tolerance:
+            raise Refusal(
+                "bench",
+                f"{contest.op} {contest.shape}: {result} of {name} within {contest.tolerance:.0e} of ours",
+                f"{error:.1e}",
+                "do not compare times of different results; find out which one is wrong",
+            )
+        worst = max(worst, error)
+    return shared, worst
+
+
+def _seconds(run: Contestant, repeats: int, device: str) -> float:
+    synchronise = torch.cuda.synchronize if device == "cuda" else lambda: None
+    synchronise()
+    start = time.perf_counter()
+    for _ in range(repeats):
+        run()
+    synchronise()
+    return (time.perf_counter() - start) / repeats
+
+
+def _device_name(device: str) -> str:
+    if device == "cuda":
+        return torch.cuda.get_device_name()
+    return f"cpu ({platform.processor() or platform.machine()}, {os.cpu_count()} cores)"
+
+
+def contests(device: str, quick: bool, op: str | None = None) -> Iterator[Contest]:
+    """Contests of the op table and of every room, or those of one op. Raises Refusal for an op that has none."""
+    from gatescope_kernels.ops._table import OPS
+
+    sources: list[Callable[[str, bool], Iterable[Contest]]] = [row.contests for row in OPS.values()]
+    sources += [point.load() for point in sorted(entry_points(group=GROUP), key=lambda point: point.name)]
+    every = [contest for source in sources for contest in source(device, quick)]
+    names = sorted({contest.op for contest in every})
+    if op is not None and op not in names:
+        raise Refusal("bench", f"--op one of {', '.join(names)}", repr(op), "leave --op out to run all")
+    yield from (contest for contest in every if op in (None, contest.op))
+
+
+def _line(timing: Timing) -> str:
+    if timing.contestant == OURS:
+        verdict = ""
+    elif timing.ratio > 1:
+        verdict = f"we are {timing.ratio:.2f}x slower"
+    else:
+        verdict = f"we are {1 / timing.ratio:.2f}x faster"
+    return f"  {timing.contestant:<34}{timing.median_ms:>11.3f} ms   {verdict}"
+
+
+def _configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--op", metavar="NAME", help="only this op")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write every timing there")
+    parser.add_argument("--threads", type=int, default=2, help="threads of torch (default 2)")
+    parser.add_argument("--quick", action="store_true", help="small shapes, few rounds")
+
+
+def _run(args: argparse.Namespace) -> int:
+    if args.threads < 1:
+        raise Refusal("bench", "--threads >= 1", str(args.threads), "use --threads 1 for one thread")
+    if args.json is not None and not args.json.parent.is_dir():
+        raise Refusal("bench", "--json in a folder that exists", str(args.json), f"create {args.json.parent}")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    before = torch.get_num_threads()
+    torch.set_num_threads(args.threads)
+    timings: list[Timing] = []
+    try:
+        for contest in contests(device, args.quick, args.op):
+            held = hold(contest, rounds=5 if args.quick else 11)
+            if not timings:
+                print(f"{held[0].device}, {held[0].threads} threads, torch {held[0].torch}, Python {held[0].python}")
+            print(f"\n{contest.op}: {contest.task}   {contest.shape} {contest.dtype}")
+            print("\n".join(map(_line, held)), flush=True)
+            timings += held
+    finally:
+        torch.set_num_threads(before)
+    if args.json is not None:
+        partial = args.json.with_name(args.json.name + ".partial")
+        partial.write_text(json.dumps([asdict(timing) for timing in timings], indent=1) + "\n", encoding="utf-8")
+        partial.replace(args.json)
+        print(f"\n{len(timings)} timings written to {args.json}", file=sys.stderr)
+    return 0
+
+
+COMMAND = Command(
+    help="time every op against what one would otherwise run",
+    configure=_configure,
+    run=_run,
+)
