@@ -132,7 +132,9 @@ class Training:
         self._records: dict[int, xr.Dataset] = {}
         self._unsaved: list[int] = []
         self._parameters = dict(self.model.named_parameters())
-        self._optimizer = torch.optim.Adam(self._parameters.values(), lr=spec.lr, betas=spec.betas, fused=True)
+        self._optimizer = torch.optim.Adam(
+            self._parameters.values(), lr=spec.lr, betas=(spec.betas[0], spec.betas[1]), fused=True
+        )
         if self.folder is not None and (self.folder / _CHECKPOINT).exists():
             self._resume(self.folder)
 
@@ -258,7 +260,7 @@ class Training:
 
     def _identity(self) -> dict[str, Any]:
         """What must be the same for a checkpoint to belong to this run, as JSON gives it back."""
-        task = specs.to_dict(self.task) if is_dataclass(self.task) else {}
+        task: dict[str, Any] = specs.to_dict(self.task) if is_dataclass(self.task) else {}
         spec = specs.to_dict(self.spec) | {"betas": list(self.spec.betas)}
         return {
             "config": self.model.config.to_dict(),

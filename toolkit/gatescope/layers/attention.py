@@ -107,13 +107,13 @@ class Attention(nn.Module):
         scores = None if self.gate is None else self.gate(x)
         q, k, v = (self._heads(proj(x)) for proj in (self.q_proj, self.k_proj, self.v_proj))
         q, k, v = self._gated("query", q, scores), self._gated("key", k, scores), self._gated("value", v, scores)
-        in_epilogue = self.gate is not None and self.gate.spec.position == "sdpa"
+        epilogue = spec.gate if spec.gate is not None and spec.gate.position == "sdpa" else None
         call = AttentionCall(
             q=rotate(q, spec.rope_theta),
             k=rotate(k, spec.rope_theta),
             v=v,
-            gate=scores.expand(-1, spec.n_heads, -1, -1) if in_epilogue else None,
-            combine=self.gate.spec.combine if in_epilogue else "multiply",
+            gate=None if epilogue is None or scores is None else scores.expand(-1, spec.n_heads, -1, -1),
+            combine="multiply" if epilogue is None else epilogue.combine,
             sink=0.0 if spec.sink == "off_by_one" else self.sink,
             visibility=spec.visibility,
             key_mask=key_mask,
@@ -128,6 +128,6 @@ class Attention(nn.Module):
         self, position: str, y: Float[Tensor, "B M T C"], scores: Float[Tensor, "B N T W"] | None
     ) -> Float[Tensor, "B M T C"]:
         """``y`` through the gate if the gate sits at ``position``."""
-        if self.gate is None or self.gate.spec.position != position:
+        if self.gate is None or scores is None or self.gate.spec.position != position:
             return y
         return self.gate.combine(y, scores)

@@ -35,6 +35,10 @@ class Gate(nn.Module):
     bias     [N, W], spec.bias_init; absent when spec.bias_init is None or spec.input is "none"
     """
 
+    weight: nn.Parameter
+    logits: nn.Parameter
+    bias: nn.Parameter | None
+
     def __init__(
         self,
         spec: GateSpec,
@@ -46,7 +50,7 @@ class Gate(nn.Module):
     ) -> None:
         super().__init__()
         self.spec, self.shape, self.layer = spec, shape, layer
-        self.weight = self.logits = self.bias = None
+        self.bias = None
         start = torch.full(shape, spec.bias_init or 0.0)
         if spec.input == "none":
             self.logits = nn.Parameter(start)
@@ -59,7 +63,7 @@ class Gate(nn.Module):
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B N T W"]:
         """The scores for the pre-normed layer input ``x``."""
         batch, length, _ = x.shape
-        if self.weight is None:
+        if self.spec.input == "none":
             logits = self.logits[:, None].expand(batch, -1, length, -1)
         else:
             bias = None if self.bias is None else self.bias.flatten()
