@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
@@ -20,7 +21,8 @@ import pytest
 from jaxtyping import install_import_hook
 
 # Every annotated shape of the three packages is checked at each call. The hook must stand before their first import.
-install_import_hook(["gatescope", "gatescope_kernels", "gatescope_lessons"], "beartype.beartype")
+sys.path.insert(0, str(Path(__file__).parent))
+install_import_hook(["gatescope", "gatescope_kernels", "gatescope_lessons"], "shape_checks.checked")
 
 ROOT = Path(__file__).resolve().parents[1]
 CI = os.environ.get("CI", "").lower() in {"1", "true", "yes"}

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -41,3 +44,10 @@ def sources(root: Path) -> list[Source]:
             dotted = ".".join(path.relative_to(base).with_suffix("").parts).removesuffix(".__init__")
             found.append(Source(path.relative_to(root), dotted, ast.parse(path.read_text(encoding="utf-8"))))
     return found
+
+
+@pytest.fixture(scope="session")
+def setup_steps(root: Path) -> ModuleType:
+    """The set-up script's constants, imported from its folder as the script itself does."""
+    sys.path.insert(0, str(root / "scripts"))
+    return importlib.import_module("setup_steps")
