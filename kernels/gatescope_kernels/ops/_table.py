@@ -95,7 +95,7 @@ def _attention_inputs(case: Case, dtype: torch.dtype, seed: int) -> dict[str, An
     return inputs | options
 
 
-def _attention_call(impl: str, inputs: dict[str, Any]) -> dict[str, Tensor]:
+def _attention_call(impl: Any, inputs: dict[str, Any]) -> dict[str, Tensor]:
     out, stats = gated_attention_with_stats(**inputs, impl=impl)
     named = {"out": out} | {name: getattr(stats, name) for name in ("lse", *STATISTICS, "sink_mass")}
     return {name: value for name, value in named.items() if value is not None}

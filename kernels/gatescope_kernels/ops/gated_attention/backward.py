@@ -74,19 +74,19 @@ def strip_backward(up: Upstream, saved: Saved, problem: Problem) -> tuple[Tensor
         a += w.fold(up.lse[..., None]).masked_fill(lse == -torch.inf, 0.0)
     lse = lse.masked_fill(lse == -torch.inf, 0.0)
     d_entropy = None if up.entropy is None else w.fold(up.entropy[..., None])
-    if d_entropy is not None:
+    if d_entropy is not None and saved.entropy is not None:
         a -= d_entropy * w.fold(saved.entropy[..., None])
-    d_mass = None if up.mass is None else w.fold(saved.mass * up.mass)
-    if d_mass is not None:
+    d_mass = None
+    if up.mass is not None and saved.mass is not None:
+        d_mass = w.fold(saved.mass * up.mass)
         a -= d_mass.sum(-1, keepdim=True)
-    sink_mass = None
+    d_sink_mass = None if up.sink_mass is None else w.fold(up.sink_mass[..., None])
+    log_sink_mass = None
     if saved.sink is not None:
         z = saved.sink.to(problem.dtype).view(1, problem.G, R, 1, 1).expand(problem.B, -1, -1, -1, -1)
         log_sink_mass = z.reshape(N, R, 1, 1) - lse
-        sink_mass = log_sink_mass.exp()
-    if up.sink_mass is not None:
-        d_sink_mass = w.fold(up.sink_mass[..., None])
-        a -= sink_mass * d_sink_mass
+        if d_sink_mass is not None:
+            a -= log_sink_mass.exp() * d_sink_mass
     d_max = None if up.max_logit is None else w.fold(up.max_logit[..., None])
     d_keys = None if up.key_mass is None else up.key_mass.to(problem.dtype).reshape(N, R, -1)
 
@@ -107,7 +107,7 @@ def strip_backward(up: Upstream, saved: Saved, problem: Problem) -> tuple[Tensor
         if d_entropy is not None:
             ds.sub_(s.mul_(w.rows(d_entropy, strip)))
         ds.mul_(p)
-        if highest is not None:
+        if highest is not None and d_max is not None:
             seen = highest.values != -torch.inf
             ds.scatter_add_(-1, highest.indices, w.rows(d_max, strip).masked_fill(~seen, 0.0))
         w.put(dq, strip, torch.bmm(ds, k_strip))
@@ -119,13 +119,13 @@ def strip_backward(up: Upstream, saved: Saved, problem: Problem) -> tuple[Tensor
         dk.index_add_(1, chosen, ds.mT @ w.q.reshape(N, R * T, -1), alpha=problem.scale)
     dq *= problem.scale
     dsink = None
-    if sink_mass is not None:
-        dz = a if up.sink_mass is None else a + d_sink_mass
+    if saved.sink is not None and log_sink_mass is not None:
+        dz = a if d_sink_mass is None else a + d_sink_mass
         if d_entropy is not None:
             dz = dz - d_entropy * log_sink_mass
-        dsink = (sink_mass * dz).view(problem.B, problem.H, T).sum((0, 2)).to(saved.sink.dtype)
-    grads = (x.to(of.dtype).view(of.shape) for x, of in ((dq, saved.q), (dk, saved.k), (dv, saved.v)))
-    return *grads, dsink
+        dsink = (log_sink_mass.exp() * dz).view(problem.B, problem.H, T).sum((0, 2)).to(saved.sink.dtype)
+    dq, dk, dv = (x.to(of.dtype).view(of.shape) for x, of in ((dq, saved.q), (dk, saved.k), (dv, saved.v)))
+    return dq, dk, dv, dsink
 
 
 def _add_keys(

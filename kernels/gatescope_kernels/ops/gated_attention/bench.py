@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from gatescope_kernels.bench import Contest
-from gatescope_kernels.ops.gated_attention.api import gated_attention, gated_attention_with_stats
+from gatescope_kernels.ops.gated_attention.api import STATISTICS, gated_attention, gated_attention_with_stats
 from gatescope_kernels.ops.gated_attention.problem import Visibility
 
 _NAME, _DTYPE = "gated_attention", "float32"
@@ -34,10 +34,8 @@ def _statistics(T: int, device: str) -> Contest:
 
     def ours() -> dict[str, Tensor]:
         out, stats = gated_attention_with_stats(q, k, v)
-        return {"out": out, "entropy": stats.entropy, "max_logit": stats.max_logit} | {
-            "mass": stats.mass,
-            "key_mass": stats.key_mass,
-        }
+        found = {name: getattr(stats, name) for name in STATISTICS}
+        return {"out": out, **found}
 
     def sdpa() -> dict[str, Tensor]:
         return {"out": scaled_dot_product_attention(q, k, v, is_causal=True)}
@@ -101,6 +99,7 @@ def _grouped_forward(device: str) -> Contest:
 
 def _training_step(device: str) -> Contest:
     leaves = [x.requires_grad_() for x in _normal(3, 32, 1, 48, 64, device=device).unbind()]
+    q, k, v = leaves
     upstream = _normal(32, 1, 48, 64, device=device)
 
     def step(out: Tensor) -> dict[str, Tensor]:
@@ -113,6 +112,6 @@ def _training_step(device: str) -> Contest:
         shape="B=32 H=1 T=48 K=64",
         dtype=_DTYPE,
         device=device,
-        ours=lambda: step(gated_attention(*leaves)),
-        baselines={"torch SDPA autograd": lambda: step(scaled_dot_product_attention(*leaves, is_causal=True))},
+        ours=lambda: step(gated_attention(q, k, v)),
+        baselines={"torch SDPA autograd": lambda: step(scaled_dot_product_attention(q, k, v, is_causal=True))},
     )

@@ -42,7 +42,7 @@ class _Attend(torch.autograd.Function):
         sink_mass = None
         if ctx.flash:
             out, lse = flash_forward(q, k, v, problem)
-            found = {}
+            found: dict[str, Tensor] = {}
             if sink is not None:
                 z = sink.to(problem.dtype)[:, None]
                 out = out * torch.sigmoid(lse - z)[..., None].to(out.dtype)
@@ -60,6 +60,6 @@ class _Attend(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor | None) -> tuple:
         up, saved = Upstream(*grads), Saved(*ctx.saved_tensors)
-        if ctx.flash and all(grad is None for grad in grads[1:]):
+        if ctx.flash and up.out is not None and all(grad is None for grad in grads[1:]):
             return *flash_backward(up.out, saved, ctx.problem), None
         return *strip_backward(up, saved, ctx.problem), None

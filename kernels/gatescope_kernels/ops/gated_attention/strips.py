@@ -71,7 +71,9 @@ def strips(problem: Problem) -> Iterator[Strip]:
             yield Strip(n0, n1, i0, i1, tuple(parts), width, edge, hidden_n)
 
 
-def _hidden(problem, i0, i1, parts, edge) -> Bool[Tensor, "1 1 t columns"] | None:
+def _hidden(
+    problem: Problem, i0: int, i1: int, parts: list[tuple[slice, slice]], edge: int
+) -> Bool[Tensor, "1 1 t columns"] | None:
     if problem.visibility.window is None and not problem.visibility.causal:
         return None
     p = torch.arange(i0, i1, device=problem.device)[:, None] + problem.S - problem.T
