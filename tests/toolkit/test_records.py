@@ -146,6 +146,20 @@ class TestFiles:
         assert path.read_bytes() == before
         assert [file.name for file in tmp_path.iterdir()] == ["r.nc"]
 
+    def test_a_write_that_breaks_off_leaves_the_old_file(self, tmp_path, monkeypatch):
+        path = records.save(record(), tmp_path / "r.nc")
+        before = path.read_bytes()
+
+        def break_off(self, target, **_):
+            target.write_bytes(b"half a file")
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(xr.Dataset, "to_netcdf", break_off)
+        with pytest.raises(KeyboardInterrupt):
+            records.save(record(value=2.0), path)
+        assert path.read_bytes() == before
+        assert [file.name for file in tmp_path.iterdir()] == ["r.nc"]
+
     def test_a_missing_file_is_said(self, tmp_path):
         with pytest.raises(DataError, match=r"load: wanted a record \(netCDF\), got no file .*gone.nc; check the path"):
             records.load(tmp_path / "gone.nc")
