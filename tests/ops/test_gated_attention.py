@@ -11,6 +11,7 @@ import pytest
 import torch
 from gatescope_kernels import STATISTICS, Visibility, gated_attention, gated_attention_with_stats
 from gatescope_kernels.ops._table import GATED_ATTENTION
+from gatescope_kernels.ops.gated_attention import strips
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -223,3 +224,19 @@ def test_blockwise_does_not_import_the_reference() -> None:
                 todo += [tail] if tail else [alias.name for alias in node.names]
     assert {"forward", "backward", "strips"} <= reached
     assert not reached & {"reference", "api"}
+
+
+@pytest.mark.parametrize("name", ["window_and_sink_tokens", "padding_sink", "one_key_head", "every_head_its_own_keys"])
+def test_heads_split_over_strips_change_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Long inputs do not fit all heads into one strip; a small limit brings that about on short ones."""
+    case = next(case for case in GATED_ATTENTION.cases if case.name == name)
+    results = []
+    for elements in (1 << 20, 1):
+        monkeypatch.setattr(strips, "ELEMENTS", elements)
+        inputs = GATED_ATTENTION.inputs(case, torch.float64, 0)
+        leaves = [inputs[key].requires_grad_() for key in ("q", "k", "v")]
+        found = GATED_ATTENTION.call("blockwise", inputs)
+        loss = sum(x.masked_fill(x == -torch.inf, 0.0).sum() for x in found.values())
+        results.append([*found.values(), *torch.autograd.grad(loss, leaves)])
+    for whole, split in zip(*results, strict=True):
+        torch.testing.assert_close(split, whole)
