@@ -6,11 +6,15 @@ import xarray as xr
 
 LAYERS, HEADS, KV, TOKENS, DIMS = 4, 3, 1, 12, 32
 PIECES = ["<s>", "<script>alert(1)</script>", " the", "\n", *(f" w{i}" for i in range(TOKENS - 4))]
-BASELINE = "uniform causal attention: H_T / T = 0.259"
+BASELINE = "uniform causal attention: H_T / T"
 
 
 def _described(dims, values, long_name, units="1", **attrs):
-    return (dims, values, {"long_name": long_name, "units": units, "baseline": BASELINE, **attrs})
+    return (
+        dims,
+        values,
+        {"long_name": long_name, "units": units, "baseline": BASELINE, "baseline_value": 0.2586, **attrs},
+    )
 
 
 @pytest.fixture
@@ -45,7 +49,7 @@ def record() -> xr.Dataset:
             "gate_mean": _described(("layer", "gate_head"), histogram @ centres, "mean gate score"),
         },
         coords={"layer": range(LAYERS), "head": range(HEADS), "bin": centres, "piece": ("token", PIECES)},
-        attrs={"T": TOKENS, "n": 1, "bos": "in the text at position 0"},
+        attrs={"T": TOKENS, "n_samples": 1, "bos": "in the text at position 0"},
     )
 
 

@@ -55,10 +55,13 @@ def massive_3d(ds: xr.Dataset, layer: int | None = None, scale: str = "log") -> 
     value, where = extreme(frame, "magnitude")
     median = float(data.median())
     floor = 0.0 if scale == "linear" else median
-    order = {dim: row for row, dim in enumerate(sorted(frame["dim"].unique()))}
+    order = {dim: row for row, dim in enumerate(sorted(frame["dim"].unique().tolist()))}
+    seat = {token: place for place, token in enumerate(frame["token"].unique().tolist())}
     peak = frame.loc[frame["magnitude"].idxmax(), "dim"]
     traces = [
-        _spikes(go, rows, order[dim], floor, STRONG if dim == peak else COMPARED if rows["top"].iloc[0] else FAINT)
+        _spikes(
+            go, rows, seat, order[dim], floor, STRONG if dim == peak else COMPARED if rows["top"].iloc[0] else FAINT
+        )
         for dim, rows in frame.groupby("dim")
     ]
     drawn = (
@@ -72,15 +75,21 @@ def massive_3d(ds: xr.Dataset, layer: int | None = None, scale: str = "log") -> 
         context=[drawn, *context(ds, "magnitude")],
         height=520,
         showlegend=False,
+        margin={"l": 10, "r": 10, "b": 10, "t": 130},
         scene={
-            "xaxis": {"title": axis_label("token"), **small},
+            "xaxis": {
+                "title": axis_label("token"),
+                "tickvals": list(seat.values())[:: max(1, len(seat) // 8)],
+                "ticktext": [str(token) for token in seat][:: max(1, len(seat) // 8)],
+                **small,
+            },
             "yaxis": {
                 "title": axis_label("dim"),
                 "tickvals": list(order.values()),
                 "ticktext": [str(dim) for dim in order],
                 **small,
             },
-            "zaxis": {"title": f"|h| ({scale})", "type": scale, **small},
+            "zaxis": {"title": f"|h| ({scale})", "type": scale, **({"dtick": 1} if scale == "log" else {}), **small},
             "camera": {"eye": {"x": -1.0, "y": -1.6, "z": 0.6}, "center": {"x": 0, "y": 0, "z": -0.15}},
             "aspectratio": {"x": 1.6, "y": 1.0, "z": 0.8},
         },
@@ -95,12 +104,12 @@ def _layer(ds: xr.Dataset, layer: int | None) -> xr.DataArray:
     return data.sel(layer=layer)
 
 
-def _spikes(go, rows: pd.DataFrame, place: int, floor: float, colour: str):  # type: ignore[no-untyped-def]
+def _spikes(go, rows: pd.DataFrame, seat: dict[int, int], place: int, floor: float, colour: str):  # type: ignore[no-untyped-def]
     """One trace a dim: from the floor to the value and back at every token, so that a thousand spikes stay cheap."""
     xs, zs, texts = [], [], []
     for row in rows.itertuples():
         text = f"token {row.token} {escape(repr(row.piece))}, dimension {row.dim}<br>|h| {number(row.magnitude)}"
-        xs += [row.token, row.token, None]
+        xs += [seat[row.token], seat[row.token], None]
         zs += [floor, max(row.magnitude, floor), None]
         texts += [text, text, ""]
     return go.Scatter3d(

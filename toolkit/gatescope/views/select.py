@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,9 +28,10 @@ MADE_BY: dict[str, str] = {
 #: Attributes printed under a title, in this order, when the record or the variable carries them.
 _CONTEXT = (
     ("T", "T = {}"),
-    ("n", "n = {}"),
+    ("n_samples", "sequences: {}"),
     ("first_query", "rows counted: i ≥ {}"),
     ("bos", "BOS: {}"),
+    ("note", "{}"),
 )
 
 
@@ -67,25 +68,32 @@ def pieces(ds: xr.Dataset, positions: Sequence[int]) -> list[str]:
     return [str(texts.get(int(position), "")) for position in positions]
 
 
-def labels(data: xr.DataArray, dim: str) -> list[Any]:
+def labels(data: xr.DataArray | xr.Dataset, dim: str) -> list[Any]:
     """Coordinate values along ``dim``, or 0, 1, ... where the record has none."""
     return data[dim].values.tolist() if dim in data.coords else list(range(data.sizes[dim]))
 
 
 def context(ds: xr.Dataset, *names: str) -> list[str]:
     """The lines under a title: T, rows counted, BOS policy, then the baseline and missing values of each variable."""
-    attrs = dict(ds.attrs)
-    if "T" not in attrs and "token" in ds.sizes:
-        attrs["T"] = ds.sizes["token"]
+    attrs = {"T": ds.sizes["token"], **ds.attrs} if "token" in ds.sizes else dict(ds.attrs)
+    if "T" not in attrs and attrs.get("n_samples"):
+        attrs["T"] = f"{attrs.get('n_tokens', 0) / attrs['n_samples']:.4g} (mean)"
     for name in names:
         attrs |= ds[name].attrs
     lines = [" · ".join(text.format(attrs[key]) for key, text in _CONTEXT if key in attrs)]
-    baselines = {str(ds[name].attrs["baseline"]): None for name in names if ds[name].attrs.get("baseline")}
-    lines += [f"Baseline: {baseline}" for baseline in baselines]
+    lines += dict.fromkeys(_baseline(ds[name].attrs) for name in names)
     for name in names:
         if ds[name].dtype.kind == "f" and (missing := int(np.isnan(ds[name].values).sum())):
             lines.append(f"{missing} of {ds[name].size} values of {name} are NaN")
     return [line for line in lines if line]
+
+
+def _baseline(attrs: Mapping[str, Any]) -> str:
+    if not attrs.get("baseline"):
+        return ""
+    if "baseline_value" not in attrs:
+        return f"Baseline: {attrs['baseline']}"
+    return f"Baseline = {number(float(attrs['baseline_value']))} ({attrs['baseline']})"
 
 
 def quantity(data: xr.DataArray) -> str:

@@ -76,6 +76,7 @@ def still(title: str, context: Sequence[str], *, height: float = 4.0) -> Iterato
         lines = [part for line in context for part in textwrap.wrap(line, _WRAP)]
         axes.set_title("\n".join(lines), loc="left", fontsize=9.5, color=SOFT_INK)
         yield figure, axes
+        axes.set_ylabel(textwrap.fill(axes.get_ylabel(), max(12, round(9 * height))))
 
 
 def whole_axis(axis: Axis) -> None:

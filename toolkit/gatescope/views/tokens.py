@@ -33,7 +33,7 @@ def token_strip(ds: xr.Dataset, name: str) -> Html:
     what = quantity(ds[name])
     value, where = extreme(frame, name)
     title = f"{what}: mean {number(frame[name].mean())}, largest {value} ({where})"
-    spans = "".join(_span(row, getattr(row, name), low, high, diverging) for row in frame.itertuples())
+    spans = "<wbr>".join(_span(row, getattr(row, name), low, high, diverging) for row in frame.itertuples())
     scale = "".join(
         f'<span style="background:{shade(step / 10, diverging=diverging)[0]};padding:0 8px">&nbsp;</span>'
         for step in range(11)
@@ -46,7 +46,7 @@ def token_strip(ds: xr.Dataset, name: str) -> Html:
 
 
 def _span(row, value: float, low: float, high: float, diverging: bool) -> str:  # type: ignore[no-untyped-def]
-    text = escape(row.piece).replace("\n", "⏎\n") or f"[{row.token}]"
+    text = escape(row.piece) or f"[{row.token}]"
     tip = f"position {row.token}: {number(value)}"
     if value != value:
         return f'<span title="{tip}" style="border-bottom:2px dotted {SOFT_INK}">{text}</span>'
