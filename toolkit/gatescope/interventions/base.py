@@ -101,27 +101,32 @@ class Draw:
 
 def indices(owner: str, what: str, given: Indices) -> tuple[int, ...]:
     """``given`` as a sorted tuple of different indices. Raises Refusal for none, negative or repeated ones."""
-    found = (given,) if isinstance(given, int) else tuple(int(index) for index in given)
+    found = _listed(given)
     if not found or min(found) < 0 or len(set(found)) < len(found):
         raise Refusal(owner, f"{what}: different indices from 0 on, at least one", str(list(found)), "name each once")
     return tuple(sorted(found))
 
 
-def chosen(owner: str, what: str, given: tuple[int, ...] | Draw, allowed: range) -> tuple[int, ...]:
+def chosen(owner: str, what: str, given: Indices | Draw, allowed: range) -> tuple[int, ...]:
     """``given``, drawn now if it is a Draw. Raises Refusal for an index beyond ``allowed`` = range(size)."""
     size = len(allowed)
-    named = given.avoid if isinstance(given, Draw) else given
+    named = given.avoid if isinstance(given, Draw) else _listed(given)
     beyond = [index for index in named if index >= size]
     if beyond:
         raise Refusal(owner, f"{what} below {size}", str(beyond), f"choose among 0..{size - 1}")
-    return given.among(allowed, owner) if isinstance(given, Draw) else given
+    return given.among(allowed, owner) if isinstance(given, Draw) else named
 
 
-def matched(owner: str, given: tuple[int, ...] | Draw, seed: int, avoid: tuple[int, ...] = ()) -> Draw:
+def matched(owner: str, given: Indices | Draw, seed: int, avoid: tuple[int, ...] = ()) -> Draw:
     """A Draw of as many others. Raises Refusal when ``given`` is a control's draw already."""
     if isinstance(given, Draw):
         raise Refusal(f"{owner}.control", "an intervention", "a control", "call control() on the intervention itself")
-    return Draw(len(given), tuple(sorted({*given, *avoid})), seed)
+    named = _listed(given)
+    return Draw(len(named), tuple(sorted({*named, *avoid})), seed)
+
+
+def _listed(given: Indices) -> tuple[int, ...]:
+    return (given,) if isinstance(given, int) else tuple(int(index) for index in given)
 
 
 __all__ = ["Draw", "Indices", "Intervention", "chosen", "indices", "matched"]

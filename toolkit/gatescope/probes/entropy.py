@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 import xarray as xr
+from torch import Tensor
 
 from gatescope.probes._sums import precise
 from gatescope.probes.base import Probe, text_positions
@@ -53,7 +56,8 @@ class Entropy(Probe):
         outcomes = stats.visible + (stats.sink_mass is not None)
         rows = text_positions(event, (B, T), stats.lse.device) & (outcomes > 1)
         log_n = outcomes.clamp(min=2).log()
-        entropy = torch.where(rows[:, None], stats.entropy, 0).to(precise(stats.entropy))
+        found = cast(Tensor, stats.entropy)  # this probe asks for it
+        entropy = torch.where(rows[:, None], found, 0).to(precise(found))
         self.sums.add(
             event.layer,
             entropy=entropy.sum((0, 2)),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import xarray as xr
 from jaxtyping import Bool, Float
@@ -172,7 +174,9 @@ class Massive(Probe):
             "massive_count": "massive",
             "kurtosis": "kurtosis",
         }
-        variables = {name: (sums.mean(total, "sequences", *wanted), {}) for name, total in means.items()}
+        variables: dict[str, tuple[Any, dict[str, Any]]] = {
+            name: (sums.mean(total, "sequences", *wanted), {}) for name, total in means.items()
+        }
         variables["kurtosis"][1]["baseline_value"] = 3.0
         top = sums.read("top")
         variables["top_value"] = (top[:, 0], {})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import cast
 
 import torch
 import xarray as xr
@@ -121,7 +122,7 @@ class Sinks(Probe):
         rows = text & (outcomes > 0)
         position = torch.arange(S - T, S, device=device)
 
-        mass = stats.mass[..., [stats.keys.index(key) for key in self.mass_keys]]
+        mass = cast(Tensor, stats.mass)[..., [stats.keys.index(key) for key in self.mass_keys]]
         visible = sees(call.visibility, position, keys).expand(B, -1, -1)
         if call.key_mask is not None:
             visible = visible & call.key_mask[:, None, keys]
@@ -162,7 +163,7 @@ class Sinks(Probe):
         readers = count_readers(call.visibility, rows, call.k.shape[2])
         if call.key_mask is not None:
             readers = readers * call.key_mask
-        received = event.stats.key_mass if event.key_mask is None else _key_mass_of(call, rows)
+        received = cast(Tensor, event.stats.key_mass) if event.key_mask is None else _key_mass_of(call, rows)
         per_reader = torch.where(readers[:, None] > 0, received / readers.clamp(min=1)[:, None], 0)
         self.sums.add_growing(event.layer, key_mass=_sum(per_reader, 0), key_samples=(readers > 0).sum(0))
 

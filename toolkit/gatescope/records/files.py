@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import xarray as xr
@@ -13,7 +13,7 @@ from gatescope.errors import DataError, Refusal
 from gatescope.paths import atomic_write
 from gatescope.records.schema import check
 
-_ENGINE = "h5netcdf"
+_ENGINE: Final = "h5netcdf"
 # netCDF attributes are strings and numbers; anything else is kept as JSON behind this mark.
 _JSON = "json:"
 

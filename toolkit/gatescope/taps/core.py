@@ -142,6 +142,7 @@ class _Frame:
 
 _frame: ContextVar[_Frame | None] = ContextVar("gatescope_taps", default=None)
 _attached: WeakKeyDictionary[nn.Module, list[Handler]] = WeakKeyDictionary()
+_own_forward: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
 
 
 def _wanting(site: str) -> tuple[_Frame | None, list[Handler]]:
@@ -313,12 +314,13 @@ def _listen(model: nn.Module) -> None:
         finally:
             _frame.reset(token)
 
-    listening._gatescope_own = own
+    _own_forward[model] = own
     model.forward = MethodType(listening, model)
 
 
 def _unlisten(model: nn.Module) -> None:
-    own = model.__dict__.pop("forward").__func__._gatescope_own
+    del model.__dict__["forward"]
+    own = _own_forward.pop(model)
     if own is not None:
         model.forward = own
 
