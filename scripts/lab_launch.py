@@ -44,6 +44,7 @@ def lab_command(place: Place, lab_args: Sequence[str]) -> list[str]:
         f"--ServerApp.root_dir={place.work}",
         f"--LabApp.default_url=/lab/tree/{first}" if names else "--LabApp.default_url=/lab",
         "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+        "--LabApp.extension_manager=readonly",  # the other one asks a package index
     ]
     if hasattr(os, "geteuid") and os.geteuid() == 0:  # in a container; the server is on loopback with its token
         command.append("--allow-root")
