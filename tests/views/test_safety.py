@@ -23,7 +23,7 @@ def test_hover_texts_escape_token_text(name, record):
 
 def test_a_title_from_the_record_is_escaped(record):
     record["first_attention"].attrs["baseline"] = '<img src=x onerror="1">'
-    assert "<img" not in views.sink_heatmap(record).layout.title.subtitle.text
+    assert "<img" not in views.sink_heatmap(record).layout.title.text
 
 
 def test_a_page_stands_alone(strip, tmp_path):

@@ -49,7 +49,9 @@ class Panel:
             widget.add_class(f"gs-{self.slug}-{name}")
         self._pictures = {name: Picture(f"gs-{self.slug}-{name.replace('_', '-')}") for name in self.pictures}
         code = ipywidgets.Accordion([self.code_area], titles=("Copy these settings as code",), selected_index=None)
-        row = ipywidgets.HBox([*extra, self.reset_button, self.busy], layout={"align_items": "center"})
+        row = ipywidgets.HBox(
+            [*extra, self.reset_button, self.busy], layout={"align_items": "center", "flex_flow": "row wrap"}
+        )
         shown = [picture.widget for picture in self._pictures.values()]
         self.widget = ipywidgets.VBox([*self._controls.values(), row, self.error, *shown, code], layout=_WIDE)
         self.widget.add_class(f"gs-{self.slug}")

@@ -13,7 +13,7 @@ from gatescope import views
 from gatescope.errors import Refusal
 from gatescope.panels.base import Panel
 from gatescope.panels.picture import Drawing
-from gatescope.views.style import card
+from gatescope.views.style import card, table
 
 #: (model name, amount) -> record with first_attention, gate_histogram, gate_mean and nll.
 Measure = Callable[[str, float], xr.Dataset]
@@ -123,5 +123,9 @@ def _card(name: str, frame: pd.DataFrame) -> Any:
         f"{name}, gate amount {now['amount']:.2f}: first-token attention {now['first_attention']:.3f} "
         f"(largest head {now['first_attention_max']:.3f}), loss {now['nll']:.3f} nats"
     )
-    table = frame.rename(columns=_COLUMNS).to_html(escape=True, border=0, float_format="{:.3f}".format)
-    return card(title, ["Blended score = (1 - amount) × off + amount × learned"], table, "gs-gate-card")
+    rows = [
+        [str(label), *(f"{value:.3f}" for value in values)]
+        for label, values in zip(frame.index, frame.values, strict=True)
+    ]
+    note = "Blended score = (1 - amount) × off + amount × learned"
+    return card(title, [note], table(["", *_COLUMNS.values()], rows), "gs-gate-card")

@@ -13,7 +13,7 @@ from gatescope.errors import Refusal
 from gatescope.panels.base import Panel
 from gatescope.panels.picture import Drawing
 from gatescope.views.select import labels
-from gatescope.views.style import card
+from gatescope.views.style import card, number, table
 
 _REDUCTIONS = ("mean", "max", "min")
 
@@ -57,11 +57,11 @@ class ComparePanel(Panel):
             )
         record = reduced.to_dataset(name=metric).assign_attrs(self._record.attrs)
         frame = views.variant_strip_frame(record, metric, baseline)
-        table = frame.to_html(index=False, escape=True, border=0, float_format="{:.4g}".format)
+        rows = [[_text(value) for value in row] for row in frame.itertuples(index=False)]
         title = f"The same numbers as a table; ratio is to {baseline}"
         return {
             "variant_strip": Drawing(views.variant_strip(record, metric, baseline), frame),
-            "table": Drawing(card(title, [], table, "gs-compare-numbers"), frame),
+            "table": Drawing(card(title, [], table(list(frame.columns), rows), "gs-compare-numbers"), frame),
         }
 
 
@@ -71,6 +71,10 @@ def compare(record: xr.Dataset, metric: str | None = None) -> ComparePanel:
     Raises Refusal for a record without numbers along variant, or without the metric.
     """
     return ComparePanel(record, metric)
+
+
+def _text(value: Any) -> str:
+    return number(value) if isinstance(value, float) else str(value)
 
 
 def _comparable(data: xr.DataArray) -> bool:

@@ -31,7 +31,7 @@ class TrainPanel(Panel):
 
     make_training   makes a `Training` or any iterable of `Progress` that goes on where it was left
     steps           length of the run, for the progress bar
-    interval        seconds between redraws
+    interval        seconds between redraws; more where drawing would take over a fifth of the time
     """
 
     slug = "train"
@@ -45,8 +45,8 @@ class TrainPanel(Panel):
         self._stop = Event()
         self._history: list[dict[str, Any]] = []
         self._measured: list[dict[str, Any]] = []
-        self.bar = ipywidgets.IntProgress(description="Steps", layout={"width": "60%"}).add_class("gs-train-bar")
-        self.status = ipywidgets.HTML("not started").add_class("gs-train-status")
+        self.bar = ipywidgets.IntProgress(description="Steps", layout={"width": "40%"}).add_class("gs-train-bar")
+        self.status = ipywidgets.HTML("not started", layout={"min_width": "300px"}).add_class("gs-train-status")
         self.start_button = self._button("Start", "start", self.start)
         self.stop_button = self._button("Stop", "stop", self.stop)
         self.stop_button.disabled = True
@@ -126,7 +126,7 @@ class TrainPanel(Panel):
             self.bar.max = self._steps or getattr(spec, "steps", 0) or 1
         if self._iterator is None:
             self._iterator = iter(self.training)
-        drawn, done = monotonic(), 0
+        due, done = monotonic() + self.interval, 0
         while not self._stop.is_set() and done != max_steps:
             progress = next(self._iterator, None)
             if progress is None:
@@ -134,9 +134,10 @@ class TrainPanel(Panel):
                 return True
             done += 1
             self._note(progress)
-            if monotonic() - drawn > self.interval:
+            if monotonic() >= due:
+                began = monotonic()
                 self._show()
-                drawn = monotonic()
+                due = monotonic() + max(self.interval, 4 * (monotonic() - began))
         return bool(self._history) and self._history[-1]["step"] >= self.bar.max
 
     def _note(self, progress: Any) -> None:

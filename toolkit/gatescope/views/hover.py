@@ -12,7 +12,23 @@ import plotly.graph_objects as go
 from gatescope.dims import axis_label
 from gatescope.views.style import FONT, INK, LABEL_SIZE, NOTE_SIZE, PAPER, RULE, SEQUENTIAL, SOFT_INK, TITLE_SIZE
 
-_WRAP, _TITLE_WRAP = 120, 88
+_WRAP, _TITLE_WRAP, _AXIS_WRAP = 120, 80, 28
+#: Buttons that would cover the title; dragging zooms and a double click goes back without them.
+_NO_BUTTONS = [
+    "zoom",
+    "pan",
+    "select",
+    "lasso2d",
+    "zoomIn2d",
+    "zoomOut2d",
+    "autoScale2d",
+    "resetScale2d",
+    "zoom3d",
+    "pan3d",
+    "orbitRotation",
+    "tableRotation",
+    "resetCameraLastSave3d",
+]
 
 
 def hover_figure(
@@ -21,13 +37,14 @@ def hover_figure(
     """A figure with a title that states the finding, the context under it, and both as its alt text."""
     lines = [part for line in context for part in textwrap.wrap(line, _WRAP)]
     heading = textwrap.wrap(title, _TITLE_WRAP)
-    above = 16 * len(lines) + 22 * len(heading)
+    above = 23 * (len(lines) + len(heading))
+    # Not title.subtitle: plotly places that by measuring, which fails where a figure is drawn before it is visible.
+    notes = [f'<span style="font-size:{NOTE_SIZE}px;color:{SOFT_INK}">{escape(line)}</span>' for line in lines]
     figure = go.Figure(list(traces))
     figure.update_layout(
         template="simple_white",
         title={
-            "text": f"<b>{'<br>'.join(map(escape, heading))}</b>",
-            "subtitle": {"text": "<br>".join(map(escape, lines)), "font": {"size": NOTE_SIZE, "color": SOFT_INK}},
+            "text": "<br>".join([f"<b>{'<br>'.join(map(escape, heading))}</b>", *notes]),
             "font": {"size": TITLE_SIZE},
             "x": 0,
             "xanchor": "left",
@@ -40,12 +57,17 @@ def hover_figure(
         font={"family": FONT, "size": LABEL_SIZE, "color": INK},
         paper_bgcolor=PAPER,
         plot_bgcolor=PAPER,
+        autosize=True,
         height=height + above,
-        margin={"l": 70, "r": 30, "t": 40 + above, "b": 60},
+        modebar={"remove": _NO_BUTTONS},
+        margin={"l": 90, "r": 30, "t": 40 + above, "b": 60},
         hoverlabel={"font": {"size": LABEL_SIZE}},
         meta={"alt_text": ". ".join([title, *context])},
     )
     figure.update_layout(**layout)
+    if label := figure.layout.yaxis.title.text:
+        figure.layout.yaxis.title.text = "<br>".join(textwrap.wrap(label, _AXIS_WRAP))
+        figure.layout.yaxis.automargin = True
     return figure
 
 

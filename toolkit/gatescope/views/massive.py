@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from html import escape
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -11,7 +9,7 @@ import xarray as xr
 
 from gatescope.dims import axis_label
 from gatescope.views.select import context, long_frame, pieces, variable
-from gatescope.views.style import COMPARED, INK, PAPER, RULE, STRONG, Html, card, number
+from gatescope.views.style import COMPARED, STRONG, Html, card, number, table
 
 if TYPE_CHECKING:
     from gatescope.views.still import Still
@@ -58,7 +56,7 @@ def massive_table(ds: xr.Dataset, rows: int = 12, layer: int | None = None) -> H
             str(place),
             str(row.layer),
             str(row.token),
-            escape(repr(row.piece)) if row.piece else "",
+            repr(row.piece) if row.piece else "",
             str(row.dim),
             number(row.value),
             number(row.times_median),
@@ -66,13 +64,7 @@ def massive_table(ds: xr.Dataset, rows: int = 12, layer: int | None = None) -> H
         for place, row in enumerate(frame.itertuples(), start=1)
     ]
     heads = ("rank", "layer", "position", "token", "dimension", "value", "× median")
-    table = _row("th", heads) + "".join(_row("td", row) for row in body)
-    return card(title, notes, f'<table style="border-collapse:collapse">{table}</table>', "gs-massive-table")
-
-
-def _row(tag: str, cells: Sequence[str]) -> str:
-    style = f"padding:3px 16px 3px 0;border-bottom:1px solid {RULE};text-align:right;white-space:pre;color:{INK}"
-    return "<tr>" + "".join(f'<{tag} style="{style};background:{PAPER}">{cell}</{tag}>' for cell in cells) + "</tr>"
+    return card(title, notes, table(heads, body), "gs-massive-table")
 
 
 def massive_profile_frame(ds: xr.Dataset) -> pd.DataFrame:

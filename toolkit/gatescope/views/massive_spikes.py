@@ -75,7 +75,7 @@ def massive_3d(ds: xr.Dataset, layer: int | None = None, scale: str = "log") -> 
         context=[drawn, *context(ds, "magnitude")],
         height=520,
         showlegend=False,
-        margin={"l": 10, "r": 10, "b": 10, "t": 130},
+        margin={"l": 10, "r": 10, "b": 10},
         scene={
             "xaxis": {
                 "title": axis_label("token"),
@@ -98,7 +98,7 @@ def massive_3d(ds: xr.Dataset, layer: int | None = None, scale: str = "log") -> 
 
 def _layer(ds: xr.Dataset, layer: int | None) -> xr.DataArray:
     data = variable(ds, "magnitude", "massive_3d", ("layer", "token", "dim"))
-    data = data.assign_coords({dim: labels(data, dim) for dim in data.dims})
+    data = data.assign_coords({dim: labels(data, str(dim)) for dim in data.dims})
     if layer is None:
         layer = data["layer"].values[data.max(("token", "dim")).values.argmax()]
     return data.sel(layer=layer)

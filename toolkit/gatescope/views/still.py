@@ -11,6 +11,7 @@ from io import BytesIO
 from typing import Any
 
 import matplotlib as mpl
+from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
@@ -20,7 +21,7 @@ from matplotlib.ticker import MaxNLocator
 from gatescope.views.style import CATEGORIES, INK, PAPER, RULE, SOFT_INK
 
 _WRAP, _TITLE_WRAP = 112, 88
-_STYLE: dict[str, Any] = {
+_STYLE: Any = {
     "figure.facecolor": PAPER,
     "axes.facecolor": PAPER,
     "axes.edgecolor": RULE,
@@ -28,7 +29,7 @@ _STYLE: dict[str, Any] = {
     "axes.labelsize": 11,
     "axes.axisbelow": True,
     "axes.grid": True,
-    "axes.prop_cycle": mpl.cycler(color=CATEGORIES),
+    "axes.prop_cycle": cycler(color=CATEGORIES),
     "axes.spines.right": False,
     "axes.spines.top": False,
     "grid.color": "#ECECEC",

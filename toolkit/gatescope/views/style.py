@@ -79,6 +79,18 @@ def card(title: str, notes: Sequence[str], body: str, css_class: str) -> Html:
     return Html(html, ". ".join([title, *notes]))
 
 
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """An HTML table with right-aligned cells; every text is escaped."""
+    cell = f"padding:3px 16px 3px 0;border-bottom:1px solid {RULE};text-align:right;white-space:pre;color:{INK}"
+
+    def row(tag: str, texts: Sequence[str]) -> str:
+        cells = (f'<{tag} style="{cell};background:{PAPER}">{escape(text)}</{tag}>' for text in texts)
+        return f"<tr>{''.join(cells)}</tr>"
+
+    body = row("th", heads) + "".join(row("td", texts) for texts in rows)
+    return f'<table style="border-collapse:collapse">{body}</table>'
+
+
 def category(index: int) -> str:
     """Colour of the ``index``-th category; the colours repeat after eight."""
     return CATEGORIES[index % len(CATEGORIES)]
