@@ -34,7 +34,7 @@ def launch(place: Place, lab_args: Sequence[str]) -> None:
 
 def lab_command(place: Place, lab_args: Sequence[str]) -> list[str]:
     """The command that opens JupyterLab; ``lab_args`` come last and so win."""
-    names = sorted(path.name for path in place.work.glob("*.ipynb") if ".update" not in path.suffixes)
+    names = sorted(path.name for path in place.work.glob("*.ipynb"))
     first = FIRST if FIRST in names or not names else names[0]
     command = [
         place.python,

@@ -11,8 +11,9 @@ LARGEST_FILE = 8 * 1024**2
 LONGEST_SOURCE = 600
 THIS = Path(__file__).name
 
+LOCAL = "an absolute local path"
 FORBIDDEN = {
-    "an absolute local path": rb"(?<![\w.:/])/(?:root|home/\w+|Users/\w+|work/main|work/shared|opt/wheels)\b",
+    LOCAL: rb"(?<![\w.:/])/(?:root|home/\w+|Users/\w+|work/main|work/shared|opt/wheels)\b",
     "a folder outside the checkout": rb"\.\./shared\b",
     "the host of a package registry": rb"(?i)\b(?:pypi\.org|pythonhosted\.org|npmjs\.(?:org|com)|deb\.debian\.org)\b",
     "a leftover": rb"\b(?:TODO|FIXME|XXX|HACK)\b",
@@ -28,6 +29,7 @@ def test_no_tracked_file_holds(tracked: list[Path], root: Path, what: str) -> No
         for path in tracked
         if path.name not in {THIS, "LICENSE"}
         for content in [(root / path).read_bytes()]
+        if what == LOCAL or b"\0" not in content  # weights hold any three letters by chance, but no path
         for match in pattern.finditer(content)
     ]
     assert found == []
