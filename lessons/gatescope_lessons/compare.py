@@ -59,7 +59,7 @@ def compare(
     if not np.isfinite(got[np.isfinite(wanted)]).all():
         bad = ~np.isfinite(got) & np.isfinite(wanted)
         return f"{got[bad][0]} {_place(bad, axes)} ({_count(bad)}): a logarithm or a division of zero?"
-    differs = ~np.isclose(got, wanted, rtol=rtol, atol=atol)
+    differs = np.asarray(~np.isclose(got, wanted, rtol=rtol, atol=atol))
     return _pattern(got, wanted, same, sizes or {}) or _first_difference(got, wanted, differs, axes)
 
 

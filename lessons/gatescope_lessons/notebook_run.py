@@ -38,8 +38,8 @@ class Job:
     notebook: Path
     folder: Path
     parameters: Mapping[str, object]
-    cell_limit: float
-    notebook_limit: float
+    cell_limit: int
+    notebook_limit: int
     threads: int = 1
     progress: bool = False
 
@@ -83,7 +83,7 @@ def run_job(job: Job, stop: Event | None = None) -> Report:
         for note in journal.read(job.folder / "progress.jsonl")
         if note["kind"] == "exercise"
     }
-    failure = _crash(job, ended, executed) or _widget_error(executed) or _exercise_failure(job, outcomes)
+    failure = _crash(job, ended, executed) or _widget_error(executed) or exercise_failure(job, outcomes)
     _strip_widget_state(job.output, executed)
     return Report(job, seconds, failure, outcomes)
 
@@ -117,7 +117,7 @@ def _execute(job: Job, stop: Event) -> str:
                 if stop.is_set():
                     return "stopped"
                 if time.monotonic() > deadline:
-                    return f"ended at the limit of {job.notebook_limit:g} s for a notebook"
+                    return f"ended at the limit of {job.notebook_limit} s for a notebook"
         finally:
             _end(process)
 
@@ -166,15 +166,18 @@ def _crash(job: Job, ended: str, executed: NotebookNode) -> str:
 
 
 def _failing_cell(executed: NotebookNode) -> tuple[int, NotebookNode | None, str]:
-    """The cell that raised or was running: its place in the notebook as the learner sees it, and its traceback."""
+    """The cell that raised or started last: its place in the notebook as the learner sees it, and its traceback."""
     own = [cell for cell in executed.cells if not _PAPERMILL_CELLS & set(cell.metadata.get("tags", []))]
     for position, cell in enumerate(own, start=1):
         for output in cell.get("outputs", []):
             if output.output_type == "error":
                 return position, cell, _plain("\n".join(output.traceback))
-        if cell.metadata.get("papermill", {}).get("status") in {"running", "failed"}:
-            return position, cell, ""
-    return 0, None, ""
+    started = [
+        (position, cell)
+        for position, cell in enumerate(own, start=1)
+        if cell.metadata.get("papermill", {}).get("start_time")
+    ]
+    return (*started[-1], "") if started else (0, None, "")
 
 
 def _widget_error(executed: NotebookNode) -> str:
@@ -187,7 +190,11 @@ def _widget_error(executed: NotebookNode) -> str:
     return ""
 
 
-def _exercise_failure(job: Job, outcomes: Mapping[str, str]) -> str:
+def exercise_failure(job: Job, outcomes: Mapping[str, str]) -> str:
+    """What the checks said other than their edition expects, or the empty string.
+
+    ``outcomes`` is the last status of each exercise; there must be one for every code cell tagged with the edition.
+    """
     wanted = EXPECTED[job.edition]
     notebook = nbformat.read(job.notebook, as_version=4)
     cells = sum(cell.cell_type == "code" and job.edition in cell.metadata.get("tags", []) for cell in notebook.cells)

@@ -30,9 +30,9 @@ Profile = Literal["quick", "full", "gpu"]
 class Limits:
     """Seconds a cell and a notebook may take, and what a notebook should take."""
 
-    cell: float
-    notebook: float
-    budget: float
+    cell: int
+    notebook: int
+    budget: int
 
 
 LIMITS: dict[Profile, Limits] = {
@@ -168,7 +168,7 @@ def _run(arguments: Namespace) -> int:
     _write_claims(shelf, runs)
     for report in reports:
         if report.seconds > LIMITS[profile].budget:
-            print(f"{_line(report)}: over the budget of {LIMITS[profile].budget:g} s for the profile {profile}")
+            print(f"{_line(report)}: over the budget of {LIMITS[profile].budget} s for the profile {profile}")
     failed = sum(bool(report.failure) for report in reports)
     print(f"{len(reports) - failed} of {len(reports)} notebooks ok; outputs in {runs.relative_to(repo_root())}")
     return 1 if failed else 0

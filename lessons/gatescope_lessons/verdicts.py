@@ -11,6 +11,7 @@ from typing import Literal, get_args
 
 import numpy as np
 from gatescope.errors import NonFiniteError, Refusal
+from gatescope.intervals import t_interval
 
 Direction = Literal["less", "greater"]
 Replicate = Literal["seed", "text"]
@@ -100,7 +101,7 @@ def judge(effects: Sequence[float] | np.ndarray, terms: Terms) -> Verdict:
         return Verdict("not measured", n, reason=f"{n} of {wanted}" if n else f"no effects; the terms want {wanted}")
     sign = 1.0 if terms.direction == "greater" else -1.0
     past = sign * (values - terms.null)
-    mean, low, high = _t_interval(values)
+    mean, low, high = t_interval(values)
     excludes = not low <= terms.null <= high
     if (past > 0).all() and past.mean() >= terms.margin and excludes:
         outcome, reason = "shown", f"all {n} past {terms.null:g}, the mean by {past.mean():.3g}"
@@ -109,14 +110,6 @@ def judge(effects: Sequence[float] | np.ndarray, terms: Terms) -> Verdict:
     else:
         outcome, reason = "not shown at this scale", _shortfall(past, terms, excludes)
     return Verdict(outcome, n, mean, low, high, reason)
-
-
-def _t_interval(values: np.ndarray) -> tuple[float, float, float]:
-    from scipy.stats import t
-
-    mean = float(values.mean())
-    half = float(t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values)))
-    return mean, mean - half, mean + half
 
 
 def _shortfall(past: np.ndarray, terms: Terms, excludes: bool) -> str:

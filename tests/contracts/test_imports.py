@@ -39,8 +39,10 @@ ROOM_IMPORTS = {
     "scope": {"taps", "probes", "records"},
     "tasks": set(),
     "train": {"scope", "models", "checkpoints", "probes", "records", "tasks"},
+    "reading": {"probes", "scope", "models"},
+    "intervals": set(),
     "recipes": {"gates", "layers", "models", "tasks", "train"},
-    "views": {"records"},
+    "views": {"records", "intervals"},
     "doctor": {"kernels", "models"},
     "cli": {"kernels"},
 }

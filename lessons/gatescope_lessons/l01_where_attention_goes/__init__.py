@@ -16,6 +16,6 @@ LESSON = Lesson(
         "find massive activations, and show with a matched control that the model depends on them",
         "say why a sliding window breaks a model, and why one kept token mends it",
     ),
-    main_control="gs-intervention",
-    main_view="gs-loss-bars",
+    main_control="gs-intervene-after_layer",
+    main_view="gs-intervene-loss-bars",
 )

@@ -27,22 +27,11 @@ WINDOWS = ((32, 0), (32, 4), (64, 0), (64, 1), (64, 4))
 N_CONTROLS = 4
 
 
-def scoped(model: torch.nn.Module, tokens: Int[Tensor, "1 T"], *, keep: bool = False) -> xr.Dataset:
-    """The record of one forward pass: sinks, entropy, massive activations (``keep`` their whole map), value drain."""
-    with Scope(model, probes=[Sinks(), Entropy(), Massive(keep=keep), ValueDrain()]) as scope, torch.no_grad():
+def scoped(model: torch.nn.Module, tokens: Int[Tensor, "1 T"]) -> xr.Dataset:
+    """The record of one forward pass: sinks, entropy, massive activations, value drain."""
+    with Scope(model, probes=[Sinks(), Entropy(), Massive(), ValueDrain()]) as scope, torch.no_grad():
         model(tokens)
     return scope.record(created=False)
-
-
-def scoped_text(pretrained: Pretrained, text: str) -> xr.Dataset:
-    """As `scoped`, with the text's pieces as coordinate ``piece`` and everything a figure can show of one text.
-
-    Raises Refusal for an empty text or one longer than the model's context.
-    """
-    tokens = pretrained.tokenizer.prepare(text)
-    record = scoped(pretrained.model, tokens, keep=True)
-    pieces = pretrained.tokenizer.pieces(tokens)
-    return record.assign_coords(piece=("token", pieces)).assign_attrs(bos="none added")
 
 
 @torch.no_grad()

@@ -13,6 +13,7 @@ profile = "quick"
 from gatescope import panels, views
 from gatescope.interventions import MaskKeys, ZeroDims
 from gatescope.models.smollm2 import load_smollm2
+from gatescope.reading import read_text
 from gatescope.tasks.text import story
 
 from gatescope_lessons.l01_where_attention_goes import checks, lab
@@ -49,7 +50,7 @@ guess
 # out, because it can only read itself.
 
 # %%
-record = lab.scoped_text(pretrained, text)
+record = read_text(pretrained, text)
 views.sink_heatmap(record)
 
 # %%
@@ -62,10 +63,10 @@ guess.reveal(
 
 # %% [markdown]
 # The first token is an **attention sink** (Xiao et al. 2023). It is not the meaning of the word: put any text you
-# like into the panel below, and look for the bright columns of the middle layers again.
+# like into the panel below, and see at which layer the map lights up again.
 #
-# The panel also shows three things we come to next: entropy, massive activations and value drain. Press **Run** after
-# typing; a pass takes a second or two. What happens with a single word? With the same word twenty times?
+# The panel also shows three things we come to next: entropy, massive activations and value drain. Press **Run**
+# after typing; a pass takes a second or two. What happens with a single word repeated twenty times?
 
 # %%
 explorer = panels.explore(pretrained, "The old clock in the hall struck nine, and nobody was there to hear it.")
@@ -160,7 +161,7 @@ layer, dim = lab.massive_site(record)
 views.massive_3d(record, layer=layer)
 
 # %%
-views.massive_table(record)
+views.massive_table(record, layer=layer)
 
 # %%
 views.massive_profile(record)
@@ -203,10 +204,13 @@ checks.massive_activations(massive_activations)
 # %% [markdown]
 # ## Attending to nothing
 #
-# Why would a model send half its attention to a word that says nothing? Look at what it reads there. Attention
-# adds up *values*, and the value of the first token is short: its norm is a fraction of the others'. Reading it
-# adds next to nothing. Softmax weights must sum to 1, so a head with nothing to do needs a place to put them: it
-# puts them where they do no harm. This is **value drain**.
+# Why would a model send a third of its attention to a word that says nothing? Look at what it reads there.
+# Attention adds up *values*, and in most layers the value of the first token is short: its norm is a fraction of the
+# others'. Reading it adds next to nothing. Softmax weights must sum to 1, so a head with nothing to do needs a place
+# to put them: it puts them where they do no harm. This is **value drain**.
+#
+# Compare the bars with the sink map. In which layers is the first value *not* short, and how bright is the map there?
+# In which layer did the massive activation appear?
 
 # %%
 views.value_drain_bars(record)
@@ -226,7 +230,7 @@ views.value_drain_bars(record)
 # without?
 
 # %%
-cutter = panels.intervene(pretrained, text)
+cutter = panels.intervene(pretrained, text, kind="zero dims", dims=str(dim), after_layer=layer)
 cutter
 
 # %% [markdown]
@@ -247,7 +251,7 @@ for seed in range(3):
 
 # %%
 with MaskKeys([0]).on(model):
-    masked = lab.scoped_text(pretrained, text)
+    masked = read_text(pretrained, text)
 views.key_mass_bars(masked)
 
 # %% tags=["exercise"]

@@ -13,6 +13,6 @@ LESSON = Lesson(
         "train six variants of attention, compare their sinks over seeds, and say which differences are real",
         "blend a trained gate in and out, and predict what the sink map does",
     ),
-    main_control="gs-gate-slider",
-    main_view="gs-sink-map",
+    main_control="gs-gate-amount",
+    main_view="gs-gate-numbers",
 )

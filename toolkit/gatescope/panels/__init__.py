@@ -1,7 +1,7 @@
 """Panels: views with live controls. Moving a control recomputes from the model or the record.
 
     panel = panels.explore(pretrained, "The cat sat on the mat.")
-    panel.widget                        # show it
+    panel                               # the last line of a cell shows it
     panel.layer.value = 12              # moving a control in code does what a hand would
     panel.frame()                       # the numbers drawn now
 

@@ -56,6 +56,9 @@ class Panel:
         self.widget = ipywidgets.VBox([*self._controls.values(), row, self.error, *shown, code], layout=_WIDE)
         self.widget.add_class(f"gs-{self.slug}")
 
+    def _repr_mimebundle_(self, **kwargs: Any) -> Any:
+        return self.widget._repr_mimebundle_(**kwargs)
+
     def draw(self, state: Mapping[str, Any]) -> dict[str, Drawing]:
         """Pictures for ``state``, by name; those left out stay as they are. May raise anything."""
         raise NotImplementedError

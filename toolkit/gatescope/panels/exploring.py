@@ -11,9 +11,8 @@ import xarray as xr
 from gatescope import views
 from gatescope.panels.base import Panel
 from gatescope.panels.picture import Drawing
+from gatescope.reading import MAX_TOKENS, read_text
 
-#: A text longer than this makes a laptop wait for minutes.
-MAX_TOKENS = 512
 _LABEL = {"description_width": "90px"}
 
 
@@ -79,35 +78,6 @@ def explore(
     """
 
     def default(typed: str) -> xr.Dataset:
-        return measure_text(pretrained, typed, max_tokens)
+        return read_text(pretrained, typed, max_tokens)
 
     return ExplorePanel(measure or default, text, pretrained.config.n_layers)
-
-
-def measure_text(pretrained: Any, text: str, max_tokens: int = MAX_TOKENS) -> xr.Dataset:
-    """Sinks, entropy, massive activations and value drain of one text, with the token texts as coordinate ``piece``.
-
-    Raises Refusal for an empty text, one of a single token, or one longer than ``max_tokens``.
-    """
-    import torch
-
-    from gatescope.probes import Entropy, Massive, Sinks, ValueDrain
-    from gatescope.scope import Scope
-
-    tokens = prepare(pretrained, text, max_tokens)
-    pieces = pretrained.tokenizer.pieces(tokens)
-    probes = [Sinks(), Entropy(), Massive(keep=True), ValueDrain()]
-    with torch.no_grad(), Scope(pretrained.model, probes=probes) as scope:
-        pretrained.model(tokens)
-    record = scope.record(T=tokens.shape[1], bos=f"none added, the text starts with {pieces[0]!r}")
-    return record.assign_coords(piece=("token", pieces))
-
-
-def prepare(pretrained: Any, text: str, max_tokens: int) -> Any:
-    """Token ids [1 T] with T >= 2. Raises Refusal for a text that is empty, too short or too long."""
-    from gatescope.errors import Refusal
-
-    tokens = pretrained.tokenizer.prepare(text, max_tokens=max_tokens)
-    if tokens.shape[1] < 2:
-        raise Refusal("prepare", "a text of at least 2 tokens", "1 token", "type a longer sentence")
-    return tokens

@@ -12,8 +12,8 @@ import xarray as xr
 from gatescope import views
 from gatescope.errors import Refusal
 from gatescope.panels.base import Panel
-from gatescope.panels.exploring import MAX_TOKENS, prepare
 from gatescope.panels.picture import Drawing
+from gatescope.reading import MAX_TOKENS, prepare
 
 #: (text, intervention or None) -> token texts [T] and the loss of tokens 1..T-1, in nats.
 Measure = Callable[[str, Any], tuple[Sequence[str], Sequence[float]]]

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pandas as pd
 import xarray as xr
-from scipy.special import stdtrit
 
 from gatescope.dims import axis_label
 from gatescope.errors import Refusal
+from gatescope.intervals import t_interval
 from gatescope.views.select import context, labels, long_frame, quantity, variable
 from gatescope.views.style import COMPARED, INK, STRONG, number
 
@@ -21,10 +20,7 @@ if TYPE_CHECKING:
 def variant_strip_frame(ds: xr.Dataset, metric: str, baseline: str | None = None) -> pd.DataFrame:
     """Columns variant, seed, the metric, and per variant: mean, low, high, ratio.
 
-    low and high bound the mean with 95 % confidence (Student's t over seeds; NaN with one seed):
-
-        mean ± t(0.975, n - 1) s / sqrt(n)
-
+    low and high bound the mean with 95 % confidence: `intervals.t_interval` over seeds.
     ratio is the mean over the mean of ``baseline`` (the first variant unless named).
     Raises Refusal without the metric, with dims other than variant and seed, or for an unknown baseline.
     """
@@ -39,11 +35,10 @@ def variant_strip_frame(ds: xr.Dataset, metric: str, baseline: str | None = None
     if baseline not in names:
         raise Refusal("variant_strip", f"a baseline of {names}", repr(baseline), "name one of the record's variants")
     frame = long_frame(data, metric)
-    by_variant = frame.groupby("variant", sort=False)[metric]
-    mean, n = by_variant.transform("mean"), by_variant.transform("count")
-    half = pd.Series(stdtrit(n.clip(lower=2) - 1, 0.975), frame.index) * by_variant.transform("std") / np.sqrt(n)
+    intervals = {name: t_interval(group.to_numpy()) for name, group in frame.groupby("variant", sort=False)[metric]}
+    mean, low, high = (frame["variant"].map({name: found[i] for name, found in intervals.items()}) for i in range(3))
     reference = frame.loc[frame["variant"] == baseline, metric].mean()
-    return frame.assign(mean=mean, low=mean - half, high=mean + half, ratio=mean / reference)
+    return frame.assign(mean=mean, low=low, high=high, ratio=mean / reference)
 
 
 def variant_strip(ds: xr.Dataset, metric: str, baseline: str | None = None) -> Still:
