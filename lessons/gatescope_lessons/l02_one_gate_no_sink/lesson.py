@@ -186,9 +186,9 @@ checks.off_by_one(off_by_one)
 # The quotient is $D / (1 + D)$ with $D = \exp(\mathrm{LSE})$. That is a function you know.
 
 # %% [markdown]
-# A gate, then. But this one can only close when *all* scores of a row are far below zero, while softmax never
-# minds where its scores lie. Whether training moves them down there is a matter of the task and of time; the
-# strip above shows what happened here. The learned sink can raise its own logit instead.
+# A gate, then, though one that can only close when *all* scores of a row are far below zero. Softmax never minds where
+# its scores lie; here training has to move them down there. The strip above shows how well that went, seed by seed. The
+# learned sink can raise its own logit instead: compare the spread of the two.
 #
 # ## Exercise 3: how much smaller is the sink?
 #
@@ -240,16 +240,24 @@ checks.verdicts(my_verdicts, record)
 scoreboard("l02_one_gate_no_sink")
 
 # %% [markdown]
-# Two limits, said plainly. The models are tiny and their task is made up: what shows here supports the mechanism, not
-# the numbers of the papers. And **massive activations do not form** at this size, with or without a gate, so whether
-# the gate prevents them cannot be seen here; in lesson 01 you saw them in a real model.
+# Three things to notice, said plainly.
+#
+# - **The loss hardly moves.** All six variants come within a few thousandths of a nat of each other, because all of
+#   them learn the task. The paper's gain in perplexity is not something that this task can show.
+# - **The massive-activation claim is contradicted here, and that means little.** With the gate, the ratio of the
+#   largest to the median activation is *larger*. But it is about 13, where lesson 01 saw more than 10,000: neither
+#   variant has anything that deserves the name. What does not form cannot be prevented.
+# - **The value gate makes the sink stronger.** It can shut the first value off, so that attending to it costs nothing
+#   at all, and attention goes there more than before. In the paper the sink shrinks somewhat; what both agree on is
+#   that the gate after attention does far more.
 #
 # ## Take away
 #
 # - A sink is a workaround: the head needs a way to say nothing, and softmax has none.
 # - A gate after attention gives it one that depends on the query. The sink shrinks, and the first value need not be
 #   small any more.
-# - A gate on the values cannot know what the query wants, so it leaves the pattern of attention in place.
+# - A gate on the values cannot know what the query wants. It gives the sink a better drain instead of removing it.
+# - An extra logit in the denominator, learned or held at 0, also lets a head read nothing.
 # - Several seeds, a paired ratio, an interval and terms written beforehand: that is what a claim needs.
 #
 # ## Further reading
