@@ -18,7 +18,8 @@ from gatescope_lessons.lesson_kit import Edition, Lesson, number
 TAGS = frozenset({"exercise", "solution", "parameters", "hint"})
 # jupytext's own notes on blank lines and cell titles; they say nothing about the cell.
 _JUPYTEXT_KEYS = frozenset({"lines_to_next_cell", "lines_to_end_of_cell_marker", "title", "cell_depth"})
-_METADATA = {
+#: Without a kernelspec JupyterLab starts no kernel.
+METADATA = {
     "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
 }
@@ -38,7 +39,7 @@ def notebook_text(folder: str, lesson: Lesson, source: str, edition: Edition) ->
     kept = [cell for cell in cells if other not in _tags(cell)]
     _refuse_bad_headings(folder, kept)
     body = [_head(folder, lesson, edition), *_with_ladders(kept)]
-    built = nbformat.v4.new_notebook(cells=list(_identified(body)), metadata=_METADATA)
+    built = nbformat.v4.new_notebook(cells=list(_identified(body)), metadata=METADATA)
     nbformat.validate(built)
     return nbformat.writes(built) + "\n"
 
