@@ -238,10 +238,10 @@ cutter
 
 # %%
 massive = ZeroDims([dim], after_layers=[layer])
-print(f"unchanged                        {lab.loss(model, tokens):.3f} nats a token")
-print(f"dimension {dim} zeroed after {layer}     {lab.loss(model, tokens, massive):.3f}")
+print(f"{lab.loss(model, tokens):7.3f} nats a token, unchanged")
+print(f"{lab.loss(model, tokens, massive):7.3f} with dimension {dim} zeroed after layer {layer}")
 for seed in range(3):
-    print(f"a random dimension instead       {lab.loss(model, tokens, massive.control(seed)):.3f}")
+    print(f"{lab.loss(model, tokens, massive.control(seed)):7.3f} with a random dimension zeroed instead")
 
 # %% [markdown]
 # ## Exercise 4: where did the sink go?

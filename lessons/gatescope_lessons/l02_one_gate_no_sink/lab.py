@@ -18,8 +18,9 @@ from gatescope import data, records
 from gatescope.checkpoints import load_model
 from gatescope.errors import Refusal
 from gatescope.gates import GateSpec
+from gatescope.interventions import BlendGates
 from gatescope.models import LMConfig, TinyLM, next_token_nll
-from gatescope.probes import Entropy, Gates, Massive, Sinks, ValueDrain
+from gatescope.probes import Entropy, Gates, Massive, Probe, Sinks, ValueDrain
 from gatescope.recipes import bigram_config, bigram_train_spec
 from gatescope.records import Quantity
 from gatescope.scope import Scope
@@ -48,13 +49,23 @@ VARIANTS: dict[str, LMConfig] = {
 }
 
 
-def training(variant: str, seed: int, *, steps: int | None = None, folder: Path | None = None) -> Training:
+def training(
+    variant: str, seed: int, *, folder: Path | None = None, watched: bool = False, **changes: int | float
+) -> Training:
     """A run of one variant, not started. The same seed gives all variants the same batches and the same weights
-    outside their gate or sink. Raises Refusal for an unknown variant."""
+    outside their gate or sink.
+
+    folder    where to keep checkpoints and go on from one
+    watched   the lesson's instruments are read every 50 steps
+    changes   of fields of `TrainSpec`, such as steps or lr
+
+    Raises Refusal for an unknown variant.
+    """
     if variant not in VARIANTS:
         raise Refusal("training", f"a variant of {tuple(VARIANTS)}", repr(variant), "choose one of them")
-    changes = {} if steps is None else {"steps": steps}
-    return Training(VARIANTS[variant], TASK, bigram_train_spec(seed, **changes), folder=folder)
+    config, every = VARIANTS[variant], {"record_every": 50} if watched else {}
+    spec = bigram_train_spec(seed, **every | changes)
+    return Training(config, TASK, spec, probes=instruments(config) if watched else (), folder=folder)
 
 
 def checkpoint(variant: str, seed: int) -> str:
@@ -96,9 +107,10 @@ def held_out(size: int = 128) -> tuple[Int[Tensor, "B T"], Bool[Tensor, "B T"]]:
     return TASK.batch(20251106, size)
 
 
-def probes() -> list:
-    """The instruments of this lesson."""
-    return [Sinks(first_query=FIRST_QUERY), Entropy(), Massive(), ValueDrain()]
+def instruments(config: LMConfig) -> list[Probe]:
+    """The probes of this lesson; Gates where there is a gate."""
+    found: list[Probe] = [Sinks(first_query=FIRST_QUERY), Entropy(), Massive(), ValueDrain()]
+    return [*found, Gates()] if config.attention.gate else found
 
 
 def _cross_entropy(name: str, where: str) -> Quantity:
@@ -130,8 +142,7 @@ _TRIGGER_LOSS = _cross_entropy("trigger_loss", "where the context holds the answ
 def evaluate(model: TinyLM, tokens: Int[Tensor, "B T"], bound: Bool[Tensor, "B T"]) -> xr.Dataset:
     """One model on ``tokens``: what the probes saw, ``loss`` over all positions and ``trigger_loss`` over those where
     ``bound`` is True, nats a token."""
-    instruments = probes() + ([Gates()] if model.config.attention.gate else [])
-    with Scope(model, probes=instruments) as scope:
+    with Scope(model, probes=instruments(model.config)) as scope:
         nll = next_token_nll(model, tokens)
     losses = {
         quantity.name: quantity.variable(float(values.double().mean()), baseline_value=np.log(TASK.vocab))
@@ -170,6 +181,22 @@ def read_sequence(model: TinyLM, letters: str) -> xr.Dataset:
     record = scope.record(created=False, T=tokens.shape[1], bos="^ in front")
     record = records.merge([record, records.new({"token_nll": losses})], **record.attrs)
     return record.assign_coords(piece=("token", list(spell(tokens[0]))))
+
+
+def rise_when_opened(model: TinyLM, tokens: Int[Tensor, "B T"]) -> float:
+    """How much first-token attention of the last layer rises when the gate is forced open (score 1)."""
+    opened, learned = (
+        evaluate_blend(model, tokens, amount).first_attention.isel(layer=-1).max("head") for amount in (0.0, 1.0)
+    )
+    return float(opened - learned)
+
+
+@torch.no_grad()
+def evaluate_blend(model: TinyLM, tokens: Int[Tensor, "B T"], amount: float) -> xr.Dataset:
+    """Sinks of a model whose gates are blended by ``amount``."""
+    with BlendGates(amount).on(model), Scope(model, probes=[Sinks(first_query=FIRST_QUERY)]) as scope:
+        model(tokens)
+    return scope.record(created=False)
 
 
 def least_helped(record: xr.Dataset) -> str:

@@ -60,14 +60,15 @@ guess
 # %% [markdown]
 # ## Train one
 #
-# Start it, watch the two curves, stop it, go on. The dashed curve is the loss at the marked triggers: it falls
-# late and at once, when the induction head forms. A run of 1,000 steps takes about a minute; nothing waits for
-# it, because the finished models of five seeds come with this lesson.
+# Press **Resume**, watch the two curves, stop, go on. The curve of the *bound tokens* is the loss at the marked
+# triggers: it falls late and at once, when the induction head forms. The lower picture follows a metric of your choice
+# while the model learns. A run of 1,000 steps takes about a minute; nothing waits for it, because the finished models
+# of five seeds come with this lesson. Other variants and seeds: change the first line and run the cell again.
 
 # %%
-trainer = panels.train_live(lambda: lab.training("g1_element", seed=0), steps=1000)
-if profile == "quick":
-    trainer.run_blocking(max_steps=60)
+variant, seed = "g1_element", 0
+trainer = panels.train_live(lambda: lab.training(variant, seed, watched=True), steps=1000)
+trainer.run_blocking(max_steps=100 if profile == "quick" else None)
 trainer
 
 # %% [markdown]
@@ -126,11 +127,17 @@ checks.gated_output(gated_output)
 # %% [markdown]
 # ## Turn the gate by hand
 #
-# Here is a trained model with its gate. The slider blends the scores: at 1 they are as learned, at 0 they are all
-# 1, as if there were no gate, and in between $(1 - a) + a \, g$. Every move runs the model again.
-#
-# Predict: the gate multiplies the *output* of attention. Can it change the sink map of the first layer at all? And of
-# the second?
+# Here is a trained model with its gate. The slider blends the scores: at 1 they are as learned, at 0 they are all 1,
+# as if there were no gate, and in between $(1 - a) + a \, g$. Every move runs the model again.
+
+# %%
+reopened = predict(
+    "l02-open-the-gate",
+    "Force the gate of a trained model open (amount 0). Does the sink come back?",
+    ["yes, attention to BOS rises to the level of plain softmax", "no, it hardly changes"],
+    headless="yes, attention to BOS rises to the level of plain softmax",
+)
+reopened
 
 # %%
 gated = {name: lab.load(name) for name in ("g1_element", "g1_head", "g2_element")}
@@ -138,20 +145,30 @@ blend = panels.gate_blend(gated, tokens)
 blend
 
 # %% [markdown]
-# The first layer's attention is computed from the embeddings, before any gate acts: its row of the map never
-# moves. The second layer's attention moves, because its input went through the first gate. And the loss tells you
-# that the rest of the network has come to rely on the closed gate: forced open, the heads speak when they should
-# be silent.
-#
-# Look at the histogram as well. The gate started at a score of .88 everywhere. Where did it go?
+# The first layer's attention is computed from the embeddings, before any gate acts: its row of the map cannot move.
+# The second layer's moves a little, because its input went through the first gate. The loss moves much more: the rest
+# of the network has come to rely on the closed gate. Forced open, the heads speak when they should be silent.
+
+# %%
+rise = lab.rise_when_opened(gated["g1_element"], tokens)
+reopened.reveal(
+    reopened.options[0 if rise > 0.1 else 1],
+    f"Attention to BOS in the second layer changes by {rise:+.3f}. A sink is not what softmax does by itself: it is "
+    "something a model learns, keys, short first value and all. One that grew up with a gate never learnt it.",
+)
+
+# %% [markdown]
+# Look at the histogram as well. The gate started at a score of .88 everywhere. Where did it go, in which layer? And
+# choose `g2_element`: there the sink is large at both ends of the slider.
 #
 # ## Your own sequence
 #
 # Type letters: `A` to `C` are triggers, small letters and `.` `,` `;` are ordinary tokens; `^` is put in
-# front. Bind a trigger twice (`AxdAx`), and see which model finds it.
+# front. The line below is
+# a sequence of the task; change the letter after a trigger that came before, and see which models are surprised.
 
 # %%
-own = own_sequence("daAxdcfBqpAxhgBqdaA")
+own = own_sequence(lab.spell(tokens[1]))
 own
 
 # %% [markdown]

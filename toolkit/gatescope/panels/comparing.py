@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import ipywidgets
+import pandas as pd
 import xarray as xr
 
 from gatescope import views
@@ -57,11 +58,11 @@ class ComparePanel(Panel):
             )
         record = reduced.to_dataset(name=metric).assign_attrs(self._record.attrs)
         frame = views.variant_strip_frame(record, metric, baseline)
-        rows = [[_text(value) for value in row] for row in frame.itertuples(index=False)]
+        heads, rows = _wide(frame, metric)
         title = f"The same numbers as a table; ratio is to {baseline}"
         return {
             "variant_strip": Drawing(views.variant_strip(record, metric, baseline), frame),
-            "table": Drawing(card(title, [], table(list(frame.columns), rows), "gs-compare-numbers"), frame),
+            "table": Drawing(card(title, [], table(heads, rows), "gs-compare-numbers"), frame),
         }
 
 
@@ -71,6 +72,17 @@ def compare(record: xr.Dataset, metric: str | None = None) -> ComparePanel:
     Raises Refusal for a record without numbers along variant, or without the metric.
     """
     return ComparePanel(record, metric)
+
+
+def _wide(frame: pd.DataFrame, metric: str) -> tuple[list[str], list[list[str]]]:
+    """A row a variant: its seeds side by side, then mean, interval and ratio."""
+    seeds = frame["seed"].unique().tolist()
+    heads = ["variant", *(f"seed {seed}" for seed in seeds), "mean", "low", "high", "ratio"]
+    rows = []
+    for name, group in frame.groupby("variant", sort=False):
+        summary = group.iloc[0][["mean", "low", "high", "ratio"]]
+        rows.append([str(name), *map(_text, group.set_index("seed")[metric].reindex(seeds)), *map(_text, summary)])
+    return heads, rows
 
 
 def _text(value: Any) -> str:

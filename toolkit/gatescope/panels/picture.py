@@ -56,6 +56,8 @@ class Picture:
             from plotly.graph_objects import FigureWidget
 
             self._plot = FigureWidget(figure)
+            # Drawn before it has a place on the page, a plot takes 700 px; it has to follow its box.
+            self._plot._config = {**self._plot._config, "responsive": True}
         else:
             _update(self._plot, self._drawn, figure)
         self._drawn = figure

@@ -36,7 +36,7 @@ def gate_histogram(ds: xr.Dataset) -> Figure:
     from gatescope.views.hover import hover_figure
 
     data = variable(ds, "gate_histogram", "gate_histogram", ("layer", "gate_head", "bin"))
-    rows = [f"{layer}.{head}" for layer in labels(data, "layer") for head in labels(data, "gate_head")]
+    rows = [f"L{layer} H{head}" for layer in labels(data, "layer") for head in labels(data, "gate_head")]
     traces = [
         go.Heatmap(
             z=data.values.reshape(len(rows), -1),
@@ -46,7 +46,7 @@ def gate_histogram(ds: xr.Dataset) -> Figure:
             colorscale=SEQUENTIAL,
             ygap=2 if len(rows) <= 40 else 0,
             colorbar={"title": {"text": "share of scores", "side": "right"}, "thickness": 16},
-            hovertemplate="layer.head %{y}<br>score about %{x:.2f}: %{z:.3f} of the scores<extra></extra>",
+            hovertemplate="%{y}<br>score about %{x:.2f}: %{z:.3f} of the scores<extra></extra>",
         )
     ]
     title = "Gate scores"
@@ -60,18 +60,20 @@ def gate_histogram(ds: xr.Dataset) -> Figure:
                 y=rows,
                 mode="markers",
                 marker={"color": STRONG, "size": 12, "line": {"color": PAPER, "width": 2}},
-                hovertemplate="layer.head %{y}<br>mean score %{x:.3f}<extra></extra>",
+                hovertemplate="%{y}<br>mean score %{x:.3f}<extra></extra>",
             )
         )
     return hover_figure(
         traces,
         title=title,
         context=[
-            "A row is layer.head; a dot its mean score" if "gate_mean" in ds else "A row is layer.head",
+            "A row is a layer (L) and gate head (H); a dot its mean score"
+            if "gate_mean" in ds
+            else "A row is a layer (L) and gate head (H)",
             *context(ds, "gate_histogram"),
         ],
         height=min(max(26 * len(rows), 110), 620) + 70,
         showlegend=False,
         xaxis={"title": axis_label("bin"), "showgrid": False},
-        yaxis={"title": f"{axis_label('layer')}.{axis_label('gate_head')}", "type": "category", "showgrid": False},
+        yaxis={"title": f"{axis_label('layer')}, {axis_label('gate_head')}", "type": "category", "showgrid": False},
     )

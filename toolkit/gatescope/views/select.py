@@ -89,7 +89,8 @@ def context(ds: xr.Dataset, *names: str) -> list[str]:
 
 
 def _baseline(attrs: Mapping[str, Any]) -> str:
-    if not attrs.get("baseline"):
+    # A baseline that only points elsewhere tells a figure's reader nothing.
+    if not attrs.get("baseline") or str(attrs["baseline"]).startswith("see "):
         return ""
     if "baseline_value" not in attrs:
         return f"Baseline: {attrs['baseline']}"

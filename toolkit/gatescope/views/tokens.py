@@ -50,5 +50,6 @@ def _span(row, value: float, low: float, high: float, diverging: bool) -> str:  
     tip = f"position {row.token}: {number(value)}"
     if value != value:
         return f'<span title="{tip}" style="border-bottom:2px dotted {SOFT_INK}">{text}</span>'
+    room = "padding:2px 0" if len(row.piece) > 1 else "padding:2px 4px;margin-right:1px"
     paper, ink = shade((value - low) / (high - low) if high > low else 0.5, diverging=diverging)
-    return f'<span title="{tip}" style="background:{paper};color:{ink};padding:2px 0">{text}</span>'
+    return f'<span title="{tip}" style="background:{paper};color:{ink};{room}">{text}</span>'
