@@ -95,6 +95,7 @@ def execute(jobs: Sequence[Job], workers: int = 1) -> Iterator[Report]:
 
 def run(jobs: Sequence[Job], runs: Path, workers: int = 1, say: Callable[[str], None] = print) -> list[Report]:
     """Run jobs, tell how each ended, and leave ``summary.json`` in ``runs``."""
+    runs.mkdir(parents=True, exist_ok=True)
     reports = []
     for report in execute(jobs, workers):
         reports.append(report)
@@ -115,12 +116,9 @@ def run(jobs: Sequence[Job], runs: Path, workers: int = 1, say: Callable[[str], 
     return reports
 
 
-def new_run_folder(parent: Path | None = None) -> Path:
-    """A folder named after the present UTC time, made under ``runs/`` of the checkout."""
-    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
-    folder = (parent or repo_root() / "runs") / stamp
-    folder.mkdir(parents=True)
-    return folder
+def run_folder(parent: Path | None = None) -> Path:
+    """A folder named after the present UTC time, under ``runs/`` of the checkout; not made yet."""
+    return (parent or repo_root() / "runs") / datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
 
 
 def _line(report: Report) -> str:
@@ -158,7 +156,7 @@ def _run(arguments: Namespace) -> int:
     folders = [shelf.find(name) for name in arguments.lessons] or shelf.folders()
     editions = {"both": EDITIONS, "none": ()}.get(arguments.edition, (arguments.edition,))
     parameters = dict(_parameter(text) for text in arguments.parameter)
-    runs = new_run_folder()
+    runs = run_folder()
     jobs = plan(shelf, folders, profile, editions, runs, parameters=parameters, workers=arguments.jobs)
     if profile == "full":
         for folder in folders:

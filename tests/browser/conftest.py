@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -47,10 +48,11 @@ def browser(chromium: str) -> Iterator:
 
 
 @pytest.fixture
-def notebook(lab: Lab, browser, artifacts: Path) -> Iterator[NotebookPage]:
+def notebook(lab: Lab, browser, artifacts: Path, request: pytest.FixtureRequest) -> Iterator[NotebookPage]:
     """A tab in which a notebook can be opened."""
     screens = artifacts / "screens"
     screens.mkdir(exist_ok=True)
     context = browser.new_context(viewport={"width": 1280, "height": 900})
-    yield NotebookPage(context.new_page(), lab, screens)
+    name = re.sub(r"\W+", "-", request.node.name).strip("-")
+    yield NotebookPage(context.new_page(), lab, screens, name)
     context.close()

@@ -34,10 +34,13 @@ _OVERFLOWING = """() => [...document.querySelectorAll(
 
 
 class NotebookPage:
-    """One notebook in one browser tab. Console errors are collected from the first request on."""
+    """One notebook in one browser tab. Console errors are collected from the first request on.
 
-    def __init__(self, page: Page, lab: Lab, screens: Path) -> None:
-        self.page, self.lab, self.screens = page, lab, screens
+    ``name`` tells this page's picture of a failure from others.
+    """
+
+    def __init__(self, page: Page, lab: Lab, screens: Path, name: str) -> None:
+        self.page, self.lab, self.screens, self.name = page, lab, screens, name
         self.console_errors: list[str] = []
         page.on("console", self._hear)
         page.on("pageerror", lambda error: self.console_errors.append(f"{error.name}: {error.message}"))
@@ -145,5 +148,5 @@ class NotebookPage:
             self.console_errors.append(f"{message.text} ({unquote(message.location.get('url', ''))})")
 
     def _fail(self, what: str) -> NoReturn:
-        path = self.screenshot("failure")
+        path = self.screenshot(f"{self.name}-failure")
         raise AssertionError(f"{what}; see {path.name}; console: {self.console_errors or 'no errors'}")

@@ -74,3 +74,4 @@ def test_what_goes_wrong_is_seen(notebook, small):
     before = notebook.seen("gs-demo-view")
     with pytest.raises(AssertionError, match="shows the same after"):
         notebook.wait_changed("gs-demo-view", before, seconds=0.5)
+    (notebook.screens / f"{notebook.name}-failure.png").unlink()
