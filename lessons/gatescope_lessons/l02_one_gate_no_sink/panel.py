@@ -27,7 +27,7 @@ class OwnSequencePanel(Panel):
         super().__init__(
             {
                 "letters": ipywidgets.Text(
-                    letters, description="Sequence", continuous_update=False, layout={"width": "100%"}, style=style
+                    letters, description="Sequence", continuous_update=False, layout={"width": "auto"}, style=style
                 ),
                 "model": ipywidgets.Dropdown(options=list(lab.VARIANTS), description="Model", style=style),
             }

@@ -15,7 +15,7 @@ from traitlets import TraitError
 from gatescope.errors import Refusal
 from gatescope.panels.picture import Drawing, Picture
 
-_WIDE = {"width": "100%"}
+_WIDE = {"width": "auto"}
 
 
 class Panel:

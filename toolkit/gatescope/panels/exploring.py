@@ -28,7 +28,7 @@ class ExplorePanel(Panel):
     def __init__(self, measure: Callable[[str], xr.Dataset], text: str, n_layers: int) -> None:
         self._measure, self._record = measure, xr.Dataset()
         self._measured: str | None = None
-        wide = {"width": "100%"}
+        wide = {"width": "auto"}
         controls = {
             "text": ipywidgets.Text(text, description="Text", continuous_update=False, layout=wide, style=_LABEL),
             "layer": ipywidgets.IntSlider(

@@ -40,7 +40,7 @@ class IntervenePanel(Panel):
     def __init__(self, measure: Measure, text: str, n_layers: int, settings: Mapping[str, Any]) -> None:
         self._measure = measure
         self._unchanged: tuple[str, Sequence[str], np.ndarray] | None = None
-        wide, style = {"width": "100%"}, {"description_width": "110px"}
+        wide, style = {"width": "auto"}, {"description_width": "110px"}
         last = {"continuous_update": False, "style": style}
         controls = {
             "text": ipywidgets.Text(text, description="Text", layout=wide, **last),

@@ -58,6 +58,7 @@ def hover_figure(
         paper_bgcolor=PAPER,
         plot_bgcolor=PAPER,
         autosize=True,
+        uirevision="kept",  # zoom and camera stay when a control changes the numbers
         height=height + above,
         modebar={"remove": _NO_BUTTONS},
         margin={"l": 90, "r": 30, "t": 40 + above, "b": 60},

@@ -90,7 +90,7 @@ def massive_3d(ds: xr.Dataset, layer: int | None = None, scale: str = "log") -> 
                 **small,
             },
             "zaxis": {"title": f"|h| ({scale})", "type": scale, **({"dtick": 1} if scale == "log" else {}), **small},
-            "camera": {"eye": {"x": -0.8, "y": -1.35, "z": 0.45}, "center": {"x": 0, "y": 0, "z": -0.12}},
+            "camera": {"eye": {"x": -0.9, "y": -1.5, "z": 0.55}, "center": {"x": 0, "y": 0, "z": -0.27}},
             "aspectratio": {"x": 1.6, "y": 1.0, "z": 0.8},
         },
     )

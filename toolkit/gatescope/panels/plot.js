@@ -1,0 +1,61 @@
+// Draws a plotly figure. plotly.js is 5 MB: it comes once a kernel, in the Library widget, and is parsed once a page.
+function load(source) {
+  globalThis.gatescopePlotly ??= new Promise((resolve, reject) => {
+    // Shadowed, so that a module loader on the page does not swallow the library.
+    const wrapped = `(function () { var define, module, exports;\n${source}\n}).call(window);`;
+    const script = document.createElement("script");
+    script.src = URL.createObjectURL(new Blob([wrapped], { type: "text/javascript" }));
+    script.onload = () => resolve(globalThis.Plotly);
+    script.onerror = () => reject(new Error("plotly.js did not load"));
+    document.head.append(script);
+  });
+  return globalThis.gatescopePlotly;
+}
+
+async function libraryOf(model) {
+  const id = model.get("library").slice("IPY_MODEL_".length);
+  const library = await model.widget_manager.get_model(id);
+  return load(library.get("source"));
+}
+
+export default {
+  render({ model, el }) {
+    const place = document.createElement("div");
+    el.replaceChildren(place);
+    el.style.width = "100%";
+    let Plotly = null;
+
+    async function draw() {
+      try {
+        Plotly ??= await libraryOf(model);
+        const figure = JSON.parse(model.get("figure"));
+        place.setAttribute("role", "img");
+        place.setAttribute("aria-label", model.get("alt"));
+        await Plotly.react(place, figure.data, figure.layout, { displaylogo: false });
+      } catch (error) {
+        place.textContent = `This figure could not be drawn: ${error.message}. Run the cell again.`;
+      }
+    }
+
+    // A cell is drawn before it has a place on the page, and pages change their width.
+    let width = 0;
+    const observer = new ResizeObserver(() => {
+      if (Plotly && place.isConnected && el.clientWidth && el.clientWidth !== width) {
+        width = el.clientWidth;
+        if (place.data) Plotly.Plots.resize(place);
+      }
+    });
+    observer.observe(el);
+    model.on("change:figure", draw);
+    draw().then(() => {
+      width = 0;
+      observer.unobserve(el);
+      observer.observe(el);
+    });
+    return () => {
+      observer.disconnect();
+      model.off("change:figure", draw);
+      if (Plotly) Plotly.purge(place);
+    };
+  },
+};
