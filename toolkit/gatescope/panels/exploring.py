@@ -13,7 +13,7 @@ from gatescope.panels.base import Panel
 from gatescope.panels.picture import Drawing
 from gatescope.reading import MAX_TOKENS, read_text
 
-_LABEL = {"description_width": "90px"}
+_LABEL = {"description_width": "110px"}
 
 
 class ExplorePanel(Panel):
@@ -32,7 +32,7 @@ class ExplorePanel(Panel):
         controls = {
             "text": ipywidgets.Text(text, description="Text", continuous_update=False, layout=wide, style=_LABEL),
             "layer": ipywidgets.IntSlider(
-                n_layers // 2, 0, n_layers - 1, description="Layer (3D)", continuous_update=False, style=_LABEL
+                n_layers // 2, 0, n_layers - 1, description="Layer (massive)", continuous_update=False, style=_LABEL
             ),
             "scale": ipywidgets.ToggleButtons(options=["log", "linear"], description="Height (3D)", style=_LABEL),
         }
@@ -48,12 +48,15 @@ class ExplorePanel(Panel):
         return self._record
 
     def draw(self, state: Mapping[str, Any]) -> dict[str, Drawing]:
-        """All five pictures from a run of the model when the text is new, else the one that depends on the layer."""
+        """All five pictures from a run of the model when the text is new, else the two that depend on the layer."""
         typed, layer, scale = state["text"], state["layer"], state["scale"]
         new = typed != self._measured
         record = self._measure(typed) if new else self._record
         drawings = {
-            "massive_3d": Drawing(views.massive_3d(record, layer, scale), views.massive_3d_frame(record, layer))
+            "massive_3d": Drawing(views.massive_3d(record, layer, scale), views.massive_3d_frame(record, layer)),
+            "massive_table": Drawing(
+                views.massive_table(record, layer=layer), views.massive_table_frame(record, layer=layer)
+            ),
         }
         if new:
             for name in self.pictures:
