@@ -8,6 +8,7 @@ import pandas as pd
 import xarray as xr
 
 from gatescope.dims import axis_label
+from gatescope.errors import Refusal
 from gatescope.views.select import context, long_frame, pieces, variable
 from gatescope.views.style import COMPARED, STRONG, Html, card, number, table
 
@@ -19,7 +20,7 @@ def massive_table_frame(ds: xr.Dataset, rows: int = 12, layer: int | None = None
     """The ``rows`` largest hidden values, of all layers or of one: layer, token, piece, dim, value, times_median.
 
     times_median is |value| over the median |h| of the same layer. Raises Refusal without top_value, top_token,
-    top_dim (layer, rank) and magnitude_median(layer), KeyError for a layer that is not in the record.
+    top_dim (layer, rank) and magnitude_median(layer), and for a layer that is not in the record.
     """
     view = "massive_table"
     top = [variable(ds, name, view, ("layer", "rank")) for name in ("top_value", "top_token", "top_dim")]
@@ -29,7 +30,9 @@ def massive_table_frame(ds: xr.Dataset, rows: int = 12, layer: int | None = None
         frame = frame.merge(long_frame(data, name).astype({name: int}), on=["layer", "rank"])
     frame = frame.merge(long_frame(median, "median"), on="layer")
     if layer is not None:
-        frame = frame[frame["layer"] == ds["top_value"].sel(layer=layer)["layer"].item()]
+        if layer not in frame["layer"].values:
+            raise Refusal(view, f"a layer of {sorted(set(frame['layer']))}", str(layer), "choose one of them")
+        frame = frame[frame["layer"] == layer]
     frame = frame.sort_values("value", key=abs, ascending=False, kind="stable").head(rows)
     frame["times_median"] = frame["value"].abs() / frame["median"]
     frame["piece"] = pieces(ds, frame["token"].tolist())
