@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from gatescope.paths import atomic_write, repo_root
 from gatescope_kernels.command import Command
 
 from gatescope_lessons.lesson_kit import Shelf, own_shelf
+from gatescope_lessons.marked import with_marked
 from gatescope_lessons.papers import LOCK, Claim, load_claims
 from gatescope_lessons.verdicts import Verdict, judge
 
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 #: Attribute of a measured record: claim id -> digest of the terms it was measured under.
 TERMS_ATTR = "claims_terms"
-BEGIN, END = "<!-- claims:begin -->", "<!-- claims:end -->"
 _REFRESH = "look at what changed, then run `gatescope claims --write`"
 
 
@@ -163,13 +162,7 @@ def _measured(row: Row, scale: bool = True) -> str:
 
 
 def _with_table(readme: Path, rows: list[Row]) -> str:
-    text = readme.read_text(encoding="utf-8") if readme.is_file() else ""
-    pattern = re.compile(f"{re.escape(BEGIN)}.*?{re.escape(END)}", re.DOTALL)
-    if len(pattern.findall(text)) != 1:
-        got = "no such file" if not readme.is_file() else f"{len(pattern.findall(text))} such places"
-        raise DataError(readme.name, f"one place between {BEGIN} and {END}", got, "add the two marks")
-    block = f"{BEGIN}\n{readme_table(rows)}\n{END}"
-    return pattern.sub(lambda _: block, text)
+    return with_marked(readme, "claims", readme_table(rows))
 
 
 def _readme() -> Path:

@@ -8,12 +8,13 @@ import pytest
 from gatescope import data, records
 from gatescope.errors import DataError, Refusal
 from gatescope_lessons import claims_ledger
-from gatescope_lessons.claims_ledger import BEGIN, END, TERMS_ATTR
+from gatescope_lessons.claims_ledger import TERMS_ATTR
 from gatescope_lessons.measure import measure
 from gatescope_lessons.papers import load_claims
 
 from .test_papers import PAPER
 
+BEGIN, END = "<!-- claims:begin -->", "<!-- claims:end -->"
 LAB = """
 from gatescope import records
 from gatescope.records import Quantity

@@ -21,7 +21,8 @@ from matplotlib.ticker import MaxNLocator
 from gatescope.views.style import CATEGORIES, INK, PAPER, RULE, SOFT_INK
 
 _WRAP, _TITLE_WRAP = 112, 88
-_STYLE: Any = {
+#: matplotlib settings of every still.
+STYLE: Any = {
     "figure.facecolor": PAPER,
     "axes.facecolor": PAPER,
     "axes.edgecolor": RULE,
@@ -54,7 +55,7 @@ class Still(Figure):
     def svg(self) -> bytes:
         """The figure as SVG, without date."""
         stream = BytesIO()
-        with mpl.rc_context(_STYLE):
+        with mpl.rc_context(STYLE):
             self.savefig(stream, format="svg", metadata={"Date": None})
         return stream.getvalue()
 
@@ -69,7 +70,7 @@ class Still(Figure):
 @contextmanager
 def still(title: str, context: Sequence[str], *, height: float = 4.0) -> Iterator[tuple[Still, Axes]]:
     """A figure 9.5 inches wide with one pair of axes; the title states the finding, and it joins the alt text."""
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Still(figsize=(9.5, height), layout=ConstrainedLayoutEngine(w_pad=0.14, h_pad=0.1))
         figure.alt_text = ". ".join([title, *context])
         figure.suptitle(textwrap.fill(title, _TITLE_WRAP), x=0.01, ha="left", weight="bold", fontsize=13)
