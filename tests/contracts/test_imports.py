@@ -51,7 +51,7 @@ FREE_ROOMS = {"panels"}
 
 #: Third-party packages that only these rooms import at all.
 ONLY_IN = {
-    "matplotlib": {"gatescope.views"},
+    "matplotlib": {"gatescope.views", "gatescope_lessons.picture"},
     "plotly": {"gatescope.views", "gatescope.panels"},
     "ipywidgets": {"gatescope.panels", "gatescope.train", "gatescope_lessons"},
     "IPython": {"gatescope.panels", "gatescope.views", "gatescope.train", "gatescope_lessons"},
