@@ -20,7 +20,7 @@ def test_folders_are_rows() -> None:
 
 
 @pytest.mark.parametrize("name", OPS)
-@pytest.mark.parametrize("file", ["api.py", "reference.py", "blockwise.py", "README.md"])
+@pytest.mark.parametrize("file", ["api.py", "reference.py", "blockwise.py", "row.py", "README.md"])
 def test_folder_is_complete(name: str, file: str) -> None:
     assert (FOLDER / name / file).stat().st_size > 0
 

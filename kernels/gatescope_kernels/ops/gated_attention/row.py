@@ -1,0 +1,125 @@
+"""The row of gated_attention: its inputs, cases and budgets."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gatescope_kernels.ops._row import Case, Op
+from gatescope_kernels.ops.gated_attention.api import (
+    IMPLEMENTATIONS,
+    STATISTICS,
+    Visibility,
+    gated_attention_with_stats,
+)
+from gatescope_kernels.ops.gated_attention.bench import contests
+
+_SIZES = {"B": 2, "H": 4, "G": 2, "T": 63, "S": 63, "K": 16, "V": 16}
+
+
+def _attention_case(name: str, options: dict[str, Any] | None = None, error_scale: float = 1.0, **sizes: int) -> Case:
+    if "T" in sizes:
+        sizes.setdefault("S", sizes["T"])
+    return Case(name, _SIZES | sizes, options or {}, error_scale)
+
+
+def _attention_inputs(case: Case, dtype: torch.dtype, seed: int) -> dict[str, Any]:
+    generator = torch.Generator().manual_seed(seed)
+    B, H, G, T, S, K, V = (case.sizes[letter] for letter in "BHGTSKV")
+    options = dict(case.options)
+    layout = options.pop("layout", "contiguous")
+
+    def normal(*shape: int) -> Tensor:
+        x = torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype)
+        if layout == "positions_first" and len(shape) == 4:
+            return x.transpose(1, 2).contiguous().transpose(1, 2)
+        if layout == "strided_channels" and len(shape) == 4:
+            return x.mT.contiguous().mT
+        return x
+
+    inputs: dict[str, Any] = {"q": normal(B, H, T, K) * options.pop("logit_scale", 1.0)}
+    inputs |= {"k": normal(B, G, S, K), "v": normal(B, G, S, V)}
+    gate = options.pop("gate", None)
+    if gate is not None:
+        scores = torch.sigmoid(normal(B, H, T, V if gate == "element" else 1).double()).to(dtype)
+        inputs["gate"] = torch.full_like(scores, options.pop("gate_value")) if "gate_value" in options else scores
+    if options.get("sink") == "learned":
+        options["sink"] = normal(H)
+    hidden_share = options.pop("hidden_share", None)
+    if hidden_share is not None:
+        options["key_mask"] = torch.rand(B, S, generator=generator) >= hidden_share
+        options["key_mask"][0] = False  # a sequence that is all padding: its rows see no key
+    return inputs | options
+
+
+def _attention_call(impl: Any, inputs: dict[str, Any]) -> dict[str, Tensor]:
+    out, stats = gated_attention_with_stats(**inputs, impl=impl)
+    named = {"out": out} | {name: getattr(stats, name) for name in ("lse", *STATISTICS, "sink_mass")}
+    return {name: value for name, value in named.items() if value is not None}
+
+
+_FULL = Visibility(causal=False)
+_WINDOW = Visibility(window=9)
+_STREAMING = Visibility(window=9, sink_tokens=4)
+_TWO_SIDED = Visibility(causal=False, window=5, sink_tokens=2)
+_GATED = {"gate": "element", "sink": "learned"}
+_LARGE = {"logit_scale": 30.0, "sink": "learned"}
+
+ROW = Op(
+    name="gated_attention",
+    inputs=_attention_inputs,
+    call=_attention_call,
+    cases=(
+        _attention_case("causal"),
+        _attention_case("causal_out_only", {"stats": ()}),
+        _attention_case("causal_out_only_sink", {"stats": (), "sink": "learned"}),
+        _attention_case("causal_mass_only", {"stats": ("mass",), "sink": "learned", "keys": (0, 5, 62)}),
+        _attention_case("entropy_only", {"stats": ("entropy",)}),
+        _attention_case("max_logit_only", {"stats": ("max_logit",)}),
+        _attention_case("key_mass_only", {"stats": ("key_mass",), "sink": 0.0}),
+        _attention_case("full", {"visibility": _FULL, "keys": (0, 5, 62)}),
+        _attention_case("full_out_only", {"visibility": _FULL, "stats": ()}, T=100, S=63),
+        _attention_case("window", {"visibility": _WINDOW} | _GATED, T=130),
+        _attention_case("window_out_only", {"visibility": _WINDOW, "stats": ()}, T=100),
+        _attention_case("window_and_sink_tokens", {"visibility": _STREAMING, "keys": (0, 3, 70)}, T=130),
+        _attention_case("window_of_one", {"visibility": Visibility(window=1)}),
+        _attention_case("two_sided_window", {"visibility": _TWO_SIDED} | _GATED, T=100),
+        _attention_case("one_query", {"stats": (), "sink": "learned"}, T=1, S=63),
+        _attention_case("one_token", _GATED, T=1),
+        _attention_case("cached_prefix", {"sink": 0.0}, T=63, S=130),
+        _attention_case("cached_prefix_window", {"visibility": _STREAMING}, T=7, S=130),
+        _attention_case("more_queries_than_keys", {"keys": (0, 62)}, T=100, S=63),
+        _attention_case("more_queries_than_keys_sink", {"visibility": _STREAMING, "sink": "learned"}, T=100, S=63),
+        _attention_case("padding", {"hidden_share": 0.3}, B=3),
+        _attention_case("padding_sink", {"hidden_share": 0.3, "sink": "learned", "gate": "head"}, B=3),
+        _attention_case("padding_window", {"hidden_share": 0.7, "visibility": _STREAMING}, B=3, T=130),
+        _attention_case("padding_full", {"hidden_share": 0.5, "visibility": _FULL, "stats": ()}, B=3),
+        _attention_case("one_head", {"gate": "element"}, H=1, G=1, K=64, V=64, T=48),
+        _attention_case("every_head_its_own_keys", {"gate": "head"}, H=3, G=3, K=60, V=60, T=100),
+        _attention_case("one_key_head", {"sink": "learned"}, H=6, G=1, K=64, V=64, T=130),
+        _attention_case("wide_values", {"gate": "element"}, V=24),
+        _attention_case("narrow_values", {"stats": (), "sink": 0.0}, K=60, V=7),
+        _attention_case("gate_added", {"gate": "element", "combine": "add"}),
+        _attention_case("head_gate_added", {"gate": "head", "combine": "add", "hidden_share": 0.3}),
+        _attention_case("gate_shut", {"gate": "element", "gate_value": 0.0}),
+        _attention_case("gate_huge", {"gate": "head", "gate_value": 1e4}),
+        _attention_case("scale_given", {"scale": 0.7}),
+        _attention_case("scale_zero", {"scale": 0.0, "stats": ("entropy", "mass", "key_mass")}),
+        _attention_case("large_logits", _LARGE | _GATED, error_scale=8.0),
+        _attention_case("large_logits_out_only", _LARGE | {"stats": ()}, error_scale=8.0),
+        _attention_case("sink_takes_all", {"sink": 60.0}),
+        _attention_case("positions_first", {"layout": "positions_first"} | _GATED),
+        _attention_case("positions_first_out_only", {"layout": "positions_first", "stats": ()}),
+        _attention_case("strided_channels", {"layout": "strided_channels"} | _GATED),
+        _attention_case("strided_channels_out_only", {"layout": "strided_channels", "stats": ()}),
+    ),
+    differentiable=("q", "k", "v", "gate", "sink"),
+    outputs=("out", "lse", *STATISTICS, "sink_mass"),
+    low_precision=("out",),
+    budget={torch.float64: 1e-12, torch.float32: 4e-6, torch.float16: 2e-3, torch.bfloat16: 1.6e-2},
+    gradient_budget={torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 6e-3, torch.bfloat16: 5e-2},
+    implementations=tuple(IMPLEMENTATIONS),
+    contests=contests,
+)
