@@ -8,7 +8,7 @@ import pandas as pd
 import xarray as xr
 
 from gatescope.dims import axis_label
-from gatescope.views.select import context, extreme, labels, long_frame, quantity, variable
+from gatescope.views.select import context, long_frame, quantity, variable
 from gatescope.views.style import COMPARED, FAINT, number
 
 if TYPE_CHECKING:
@@ -27,20 +27,10 @@ def entropy_heatmap(ds: xr.Dataset) -> Figure:
 
     Raises Refusal without entropy_normalised(layer, head).
     """
-    from gatescope.views.hover import map_figure
+    from gatescope.views.hover import head_map
 
-    data = variable(ds, "entropy_normalised", "entropy_heatmap", ("layer", "head"))
-    frame = entropy_heatmap_frame(ds)
-    value, where = extreme(frame, "entropy_normalised")
-    mean = number(frame["entropy_normalised"].mean())
-    return map_figure(
-        data.values,
-        x=("head", labels(data, "head")),
-        y=("layer", labels(data, "layer")),
-        quantity=quantity(data),
-        title=f"Attention entropy: mean {mean} of its maximum, largest {value} ({where})",
-        context=context(ds, "entropy_normalised"),
-        span=(0.0, 1.0),
+    return head_map(
+        ds, "entropy_normalised", "entropy_heatmap", "Attention entropy: mean {mean} of its maximum, largest {largest}"
     )
 
 

@@ -8,9 +8,22 @@ from html import escape
 from typing import Any
 
 import plotly.graph_objects as go
+import xarray as xr
 
 from gatescope.dims import axis_label
-from gatescope.views.style import FONT, INK, LABEL_SIZE, NOTE_SIZE, PAPER, RULE, SEQUENTIAL, SOFT_INK, TITLE_SIZE
+from gatescope.views.select import context, extreme, labels, long_frame, quantity, variable
+from gatescope.views.style import (
+    FONT,
+    INK,
+    LABEL_SIZE,
+    NOTE_SIZE,
+    PAPER,
+    RULE,
+    SEQUENTIAL,
+    SOFT_INK,
+    TITLE_SIZE,
+    number,
+)
 
 _WRAP, _TITLE_WRAP, _AXIS_WRAP = 120, 80, 28
 #: Buttons that would cover the title; dragging zooms and a double click goes back without them.
@@ -72,35 +85,35 @@ def hover_figure(
     return figure
 
 
-def map_figure(
-    values: Any,
-    *,
-    x: tuple[str, Sequence[Any]],
-    y: tuple[str, Sequence[Any]],
-    quantity: str,
-    title: str,
-    context: Sequence[str],
-    span: tuple[float, float] | None = None,
-) -> go.Figure:
-    """A heat map over two record dims, ``x`` and ``y`` given as (dim, labels); hovering names both and the value."""
+def head_map(ds: xr.Dataset, name: str, view: str, title: str) -> go.Figure:
+    """A variable over layer and head as a map on a fixed scale from 0 to 1; hovering names both and the value.
+
+    ``title`` has places for {mean} and {largest}, which comes with where it stands.
+    """
+    data = variable(ds, name, view, ("layer", "head"))
+    frame = long_frame(data)
+    value, where = extreme(frame, name)
+    what, layers, heads = quantity(data), labels(data, "layer"), labels(data, "head")
     trace = go.Heatmap(
-        z=values,
-        x=list(x[1]),
-        y=list(y[1]),
-        zmin=span[0] if span else None,
-        zmax=span[1] if span else None,
+        z=data.values,
+        x=heads,
+        y=layers,
+        zmin=0.0,
+        zmax=1.0,
         colorscale=SEQUENTIAL,
         xgap=1,
         ygap=1,
-        colorbar={"title": {"text": "<br>".join(textwrap.wrap(quantity, 24)), "side": "right"}, "thickness": 16},
-        hovertemplate=f"{axis_label(y[0])} %{{y}}, {axis_label(x[0])} %{{x}}<br>{quantity} %{{z:.3f}}<extra></extra>",
+        colorbar={"title": {"text": "<br>".join(textwrap.wrap(what, 24)), "side": "right"}, "thickness": 16},
+        hovertemplate=f"{axis_label('layer')} %{{y}}, {axis_label('head')} %{{x}}<br>{what} %{{z:.3f}}<extra></extra>",
     )
-    axes = {
-        "xaxis": {"title": axis_label(x[0]), **whole_ticks(x[1])},
-        "yaxis": {"title": axis_label(y[0]), **whole_ticks(y[1])},
-    }
-    height = min(max(15 * len(y[1]), 190), 600) + 60
-    return hover_figure([trace], title=title, context=context, height=height, **axes)
+    return hover_figure(
+        [trace],
+        title=title.format(mean=number(frame[name].mean()), largest=f"{value} ({where})"),
+        context=context(ds, name),
+        height=min(max(15 * len(layers), 190), 600) + 60,
+        xaxis={"title": axis_label("head"), **whole_ticks(heads)},
+        yaxis={"title": axis_label("layer"), **whole_ticks(layers)},
+    )
 
 
 def whole_ticks(values: Sequence[Any]) -> dict[str, Any]:

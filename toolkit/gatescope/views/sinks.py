@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 import xarray as xr
 
-from gatescope.views.select import context, extreme, labels, long_frame, quantity, variable
-from gatescope.views.style import number
+from gatescope.views.select import long_frame, variable
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -24,18 +23,8 @@ def sink_heatmap(ds: xr.Dataset) -> Figure:
 
     Raises Refusal without first_attention(layer, head).
     """
-    from gatescope.views.hover import map_figure
+    from gatescope.views.hover import head_map
 
-    data = variable(ds, "first_attention", "sink_heatmap", ("layer", "head"))
-    frame = sink_heatmap_frame(ds)
-    value, where = extreme(frame, "first_attention")
-    mean = number(frame["first_attention"].mean())
-    return map_figure(
-        data.values,
-        x=("head", labels(data, "head")),
-        y=("layer", labels(data, "layer")),
-        quantity=quantity(data),
-        title=f"Attention to the first token: mean {mean}, largest {value} ({where})",
-        context=context(ds, "first_attention"),
-        span=(0.0, 1.0),
+    return head_map(
+        ds, "first_attention", "sink_heatmap", "Attention to the first token: mean {mean}, largest {largest}"
     )
