@@ -82,6 +82,10 @@ def test_the_own_sequence_panel_answers_to_letters_and_to_the_model():
     assert panel.frame("token_strip").set_index("token").token_nll[20] > 1
     panel.model.value = "g2_element"
     assert panel.message == ""
+    panel.model.value = "g1_element"
+    learned = panel.frame("token_strip").token_nll
+    panel.amount.value = 0.0
+    assert panel.frame("token_strip").token_nll.mean() > learned.mean()
     panel.letters.value = "A?"
     assert "got ?" in panel.message
     panel.reset()

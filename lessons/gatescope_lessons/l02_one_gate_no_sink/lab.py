@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import string
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -172,10 +173,14 @@ def published() -> xr.Dataset:
 
 
 @torch.no_grad()
-def read_sequence(model: TinyLM, letters: str) -> xr.Dataset:
-    """Sinks, entropy and ``token_nll`` (loss of each token given those before it) of one typed sequence."""
+def read_sequence(model: TinyLM, letters: str, amount: float = 1.0) -> xr.Dataset:
+    """Sinks, entropy and ``token_nll`` (loss of each token given those before it) of one typed sequence.
+
+    ``amount`` below 1 blends the model's gates out. Raises UntappableModelError for a model without any.
+    """
     tokens = read(letters)
-    with Scope(model, probes=[Sinks(), Entropy()]) as scope:
+    blended = BlendGates(amount).on(model) if amount < 1 else nullcontext()
+    with blended, Scope(model, probes=[Sinks(), Entropy()]) as scope:
         nll = next_token_nll(model, tokens)[0]
     losses = _TOKEN_NLL.variable([np.nan, *nll.tolist()])
     record = scope.record(created=False, T=tokens.shape[1], bos="^ in front")

@@ -15,7 +15,8 @@ from gatescope_lessons.l02_one_gate_no_sink import lab
 
 
 class OwnSequencePanel(Panel):
-    """Controls ``letters`` and ``model``: loss of every token of a typed sequence, and where its tokens look."""
+    """Controls ``letters``, ``model`` and, for a model with a gate, ``amount``: loss of every token of a typed sequence,
+    and where its tokens look, with the gate blended from off (0) to learned (1)."""
 
     slug = "own"
     pictures = ("token_strip", "key_mass_bars", "sink_heatmap")
@@ -30,6 +31,7 @@ class OwnSequencePanel(Panel):
                     letters, description="Sequence", continuous_update=False, layout={"width": "auto"}, style=style
                 ),
                 "model": ipywidgets.Dropdown(options=list(lab.VARIANTS), description="Model", style=style),
+                "amount": ipywidgets.FloatSlider(1.0, min=0.0, max=1.0, step=0.05, description="Gate", style=style),
             }
         )
         self.refresh()
@@ -39,7 +41,9 @@ class OwnSequencePanel(Panel):
         name = state["model"]
         if name not in self._models:
             self._models[name] = lab.load(name, self._seed)
-        record = lab.read_sequence(self._models[name], state["letters"])
+        gated = lab.VARIANTS[name].attention.gate is not None
+        self._controls["amount"].layout.display = None if gated else "none"
+        record = lab.read_sequence(self._models[name], state["letters"], state["amount"] if gated else 1.0)
         return {
             view: Drawing(getattr(views, view)(*given), getattr(views, f"{view}_frame")(*given))
             for view, given in {
