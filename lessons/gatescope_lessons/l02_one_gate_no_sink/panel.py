@@ -15,8 +15,8 @@ from gatescope_lessons.l02_one_gate_no_sink import lab
 
 
 class OwnSequencePanel(Panel):
-    """Controls ``letters``, ``model`` and, for a model with a gate, ``amount``: loss of every token of a typed sequence,
-    and where its tokens look, with the gate blended from off (0) to learned (1)."""
+    """Controls ``letters``, ``model`` and, where there is a gate, ``amount``, which blends it from off to learned: the
+    loss of every token of a typed sequence, and where its tokens look."""
 
     slug = "own"
     pictures = ("token_strip", "key_mass_bars", "sink_heatmap")

@@ -139,7 +139,7 @@ class Panel:
     def fail(self, error: Exception | None) -> None:
         """Show ``error`` in the panel, or clear what is shown."""
         self._message = "" if error is None else _words(error)
-        kept = " The pictures still show the last settings that worked." if self._tables else ""
+        kept = ". The pictures still show the last settings that worked." if self._tables else ""
         self.error.value = (
             f'<div role="alert" style="color:#7A1F00;background:#FFF1EA;border-left:4px solid #D55E00;padding:8px 12px;'
             f'line-height:1.4">{escape(self._message + kept)}</div>'
