@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,13 +15,14 @@ from pathlib import Path
 from threading import Event
 from typing import Literal, get_args
 
+from gatescope import records
 from gatescope.errors import Refusal
 from gatescope.paths import repo_root
 from gatescope_kernels.command import Command
 
 from gatescope_lessons import build, claims_ledger
 from gatescope_lessons.lesson_kit import EDITIONS, Edition, Shelf, own_shelf
-from gatescope_lessons.measure import measure
+from gatescope_lessons.measure import measure, measured
 from gatescope_lessons.notebook_run import Job, Report, refuse_unknown_parameters, run_job
 
 Profile = Literal["quick", "full", "gpu"]
@@ -126,6 +128,22 @@ def _line(report: Report) -> str:
     return f"{job.name}, {job.edition} edition: {'FAILED' if report.failure else 'ok'}, {report.seconds:.0f} s"
 
 
+def _measure(shelf: Shelf, folder: str, profile: Profile, runs: Path) -> None:
+    """The lesson's record into the run's folder; profile full also replaces the one in data/ that claims rest on."""
+    if not hasattr(shelf.lab(folder), "MEASURE"):
+        print(f"{folder} declares no MEASURE: no record")
+        return
+    print(f"measuring {folder}", flush=True)
+    path = runs / folder / "record.nc"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if profile == "full":
+        shutil.copyfile(measure(shelf, folder, profile), path)
+        print(f"replaced data/measured/{folder}.nc")
+    else:
+        records.save(measured(shelf, folder, profile), path)
+    print(f"wrote {path.relative_to(repo_root())}")
+
+
 def _write_claims(shelf: Shelf, runs: Path) -> None:
     rows = [
         {"claim": row.claim.id, "terms": asdict(row.claim.terms), "problem": row.problem, **asdict(row.verdict)}
@@ -136,7 +154,12 @@ def _write_claims(shelf: Shelf, runs: Path) -> None:
 
 def _configure(parser: ArgumentParser) -> None:
     parser.add_argument("lessons", nargs="*", metavar="LESSON", help="folder or number; all when none is given")
-    parser.add_argument("--profile", choices=get_args(Profile), default="quick", help="full also measures the claims")
+    parser.add_argument(
+        "--profile",
+        choices=get_args(Profile),
+        default="quick",
+        help="full renews the records that claims are judged by",
+    )
     parser.add_argument("--edition", choices=(*EDITIONS, "both", "none"), default="both", help="none: only measure")
     parser.add_argument("--jobs", type=int, default=1, help="notebooks at once")
     parser.add_argument(
@@ -158,10 +181,8 @@ def _run(arguments: Namespace) -> int:
     parameters = dict(_parameter(text) for text in arguments.parameter)
     runs = run_folder()
     jobs = plan(shelf, folders, profile, editions, runs, parameters=parameters, workers=arguments.jobs)
-    if profile == "full":
-        for folder in folders:
-            print(f"measuring {folder}", flush=True)
-            print(f"wrote {measure(shelf, folder, profile).relative_to(repo_root())}")
+    for folder in folders:
+        _measure(shelf, folder, profile, runs)
     reports = run(jobs, runs, arguments.jobs, say=lambda text: print(text, flush=True))
     _write_claims(shelf, runs)
     for report in reports:
@@ -189,4 +210,4 @@ def _refuse_without_gpu() -> None:
         raise Refusal("run --profile gpu", "a GPU that torch can use", "none", "use --profile quick or full")
 
 
-COMMAND = Command("execute lessons headless; --profile full measures their claims", _configure, _run)
+COMMAND = Command("execute lessons headless and record what they measure", _configure, _run)

@@ -7,7 +7,7 @@ import math
 import pytest
 from gatescope import data, records
 from gatescope.errors import DataError, Refusal
-from gatescope_lessons import claims_ledger
+from gatescope_lessons import claims_ledger, run
 from gatescope_lessons.claims_ledger import TERMS_ATTR
 from gatescope_lessons.measure import measure
 from gatescope_lessons.papers import load_claims
@@ -177,6 +177,17 @@ def test_the_terminal_table_names_everything(ledger):
     head, line = claims_ledger.terminal_table(ledger.rows()).splitlines()
     assert head.split() == ["paper", "claim", "where", "measured", "verdict"]
     assert line.startswith("Euclid 2025  twice  table 1  2 [1.75, 2.25] against 1, 3 seeds  shown")
+
+
+def test_a_run_keeps_its_record_and_only_the_full_profile_renews_the_claims(ledger, tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "repo_root", lambda: tmp_path)
+    ledger.demo.write("lab.py", LAB.replace('assert profile == "full"', "pass"))
+    run._measure(ledger.demo.shelf, "l01_demo", "quick", tmp_path / "runs")
+    assert records.load(tmp_path / "runs" / "l01_demo" / "record.nc").attrs["profile"] == "quick"
+    assert "measured/l01_demo.nc" not in data.rows()
+    run._measure(ledger.demo.shelf, "l01_demo", "full", tmp_path / "runs")
+    assert records.load(tmp_path / "runs" / "l01_demo" / "record.nc").attrs["profile"] == "full"
+    assert "measured/l01_demo.nc" in data.rows()
 
 
 def test_a_lesson_without_measure_is_refused(ledger):
