@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         gated_attention,
         gated_attention_with_stats,
     )
+    from gatescope_kernels.ops.gated_linear_attention.api import gated_linear_attention
 
 __all__ = [
     "STATISTICS",
@@ -25,9 +26,10 @@ __all__ = [
     "Visibility",
     "gated_attention",
     "gated_attention_with_stats",
+    "gated_linear_attention",
 ]
 
-_APIS = ("gatescope_kernels.ops.gated_attention.api",)
+_APIS = ("gatescope_kernels.ops.gated_attention.api", "gatescope_kernels.ops.gated_linear_attention.api")
 
 
 def __getattr__(name: str) -> Any:

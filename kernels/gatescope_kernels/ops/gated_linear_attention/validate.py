@@ -1,0 +1,95 @@
+"""What gated linear attention refuses. Only shapes, dtypes, devices and options are read; tensor values never are."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from gatescope_kernels.errors import Refusal
+
+OPERATOR = "gated_linear_attention"
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def resolve(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    g: Tensor,
+    beta: Tensor | None,
+    initial_state: Tensor | None,
+    scale: float | None,
+) -> tuple[list[Tensor | None], float]:
+    """Check everything a caller passes. Raises Refusal.
+
+    Returns q, k, v, g [B H T W], beta (or None), the initial state (zeros where there is none), all in the dtype of
+    accumulation, and the scale.
+    """
+    for name, x, shape in (("q", q, "[B H T K]"), ("k", k, "[B H T K]"), ("v", v, "[B H T V]")):
+        _check_tokens(name, x, shape, q)
+    (B, H, T, K), V = q.shape, v.shape[3]
+    if k.shape != q.shape:
+        next_step = "expand grouped keys with k.repeat_interleave(H // G, 1); shapes are [B heads positions channels]"
+        raise Refusal(OPERATOR, f"k [B H T K] = {tuple(q.shape)}", str(tuple(k.shape)), next_step)
+    if v.shape[:3] != q.shape[:3]:
+        next_step = "pass one value a token and head; shapes are [B heads positions channels]"
+        raise Refusal(OPERATOR, f"v [B H T V] = {(B, H, T, V)}", str(tuple(v.shape)), next_step)
+    accumulation = torch.float64 if q.dtype == torch.float64 else torch.float32
+    _check_extra("g", g, ((B, H, T), (B, H, T, K)), "[B H T] or [B H T K]", q, accumulation)
+    if beta is not None:
+        _check_extra("beta", beta, ((B, H, T),), "[B H T]", q, accumulation)
+    if initial_state is not None:
+        _check_extra("initial_state", initial_state, ((B, H, K, V),), "[B H K V]", q, accumulation)
+    if scale is None:
+        scale = 1.0 / math.sqrt(K)
+    elif not isinstance(scale, int | float) or not math.isfinite(scale):
+        raise Refusal(OPERATOR, "scale: a finite number", repr(scale), "pass scale=None for 1 / sqrt(K)")
+    state = q.new_zeros(B, H, K, V, dtype=accumulation) if initial_state is None else initial_state
+    g = g[..., None] if g.dim() == 3 else g
+    return [x if x is None else x.to(accumulation) for x in (q, k, v, g, beta, state)], float(scale)
+
+
+def _check_tensor(name: str, x: Tensor, shape: str) -> None:
+    if not isinstance(x, Tensor):
+        raise Refusal(OPERATOR, f"{name} {shape} as a tensor", type(x).__name__, "convert it with torch.as_tensor")
+    if x.dtype not in DTYPES:
+        raise Refusal(OPERATOR, f"{name} in a floating dtype", str(x.dtype), f"convert with {name}.float()")
+
+
+def _check_tokens(name: str, x: Tensor, shape: str, q: Tensor) -> None:
+    _check_tensor(name, x, shape)
+    if x.dim() != 4:
+        next_step = "add the missing dimension, heads before positions"
+        raise Refusal(OPERATOR, f"{name} {shape}", str(tuple(x.shape)), next_step)
+    if x.numel() == 0:
+        raise Refusal(OPERATOR, f"{name} {shape} with no dimension of 0", str(tuple(x.shape)), "skip empty input")
+    if x.dtype != q.dtype:
+        raise Refusal(OPERATOR, f"{name} in q's dtype {q.dtype}", str(x.dtype), f"convert with {name}.to(q.dtype)")
+    _check_device(name, x, q)
+
+
+_NEXT_STEPS = {
+    "g": "pass log decays, one a head [B H T] or one a key channel [B H T K]",
+    "beta": "pass one learning rate a token and head, or beta=None for no delta rule",
+    "initial_state": "pass the final state of the tokens before, keys by values, or None for zeros",
+}
+
+
+def _check_extra(
+    name: str, x: Tensor, shapes: tuple[tuple[int, ...], ...], letters: str, q: Tensor, accumulation: torch.dtype
+) -> None:
+    _check_tensor(name, x, letters)
+    if tuple(x.shape) not in shapes:
+        wanted = f"{name} {letters} = {' or '.join(map(str, shapes))}"
+        raise Refusal(OPERATOR, wanted, str(tuple(x.shape)), _NEXT_STEPS[name])
+    if x.dtype not in (q.dtype, accumulation):
+        wanted = " or ".join(str(dtype) for dtype in dict.fromkeys((q.dtype, accumulation)))
+        raise Refusal(OPERATOR, f"{name} in {wanted}", str(x.dtype), f"convert with {name}.to(q.dtype)")
+    _check_device(name, x, q)
+
+
+def _check_device(name: str, x: Tensor, q: Tensor) -> None:
+    if x.device != q.device:
+        raise Refusal(OPERATOR, f"{name} on q's device {q.device}", str(x.device), f"move it with {name}.to(q.device)")
