@@ -55,20 +55,20 @@ class _Span(torch.autograd.Function):
         pairs = multiply(x, keys, decays)
         pairs[:, :, 0].diagonal(dim1=1, dim2=2).copy_((query * keys).sum(-1))
         if rate is None:
-            u, w = values, None
+            u, w, inverse = values, None, None
         else:
-            known = rate * pairs[:, :, 1]
-            u, w = _solve(known, rate * values), _solve(known, rate * keys * decays.since)
+            inverse = _inverse(rate * pairs[:, :, 1])
+            u, w = inverse @ (rate * values), inverse @ (rate * keys * decays.since)
         before, final = _carry(state, decays.since[:, -1, :, None], keys * decays.until, u, w)
         out = torch.baddbmm((query * decays.since) @ before, pairs[:, :, 0], u)
         ctx.C, ctx.scale = C, scale
-        ctx.save_for_backward(pairs, None if w is None else u, w, before, final, q, k, v, g, *beta)
+        ctx.save_for_backward(pairs, inverse, None if w is None else u, w, before, final, q, k, v, g, *beta)
         return _tokens(out, q.shape), final
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dout: Tensor, dfinal: Tensor) -> tuple[Tensor | None, ...]:
-        pairs, u, w, before, final, *inputs = ctx.saved_tensors
+        pairs, inverse, u, w, before, final, *inputs = ctx.saved_tensors
         x, k, v, decays, rate = _prepare(ctx.C, ctx.scale, *inputs)
         u = v if u is None else u
         since, query, dout = decays.since, x[:, :, 0], _chunks(dout, ctx.C)
@@ -77,7 +77,7 @@ class _Span(torch.autograd.Function):
         if rate is None:
             dv, dreads = du, dout
         else:
-            dr = _solve((rate * pairs[:, :, 1]).mT, du, upper=True)
+            dr = inverse.mT @ du
             missing = v - (k * since) @ before - pairs[:, :, 1] @ u
             dv, drate = rate * dr, (dr * missing).sum(-1, keepdim=True)
             dreads = torch.stack([dout, -dv], 2).flatten(1, 2)
@@ -86,7 +86,9 @@ class _Span(torch.autograd.Function):
         dk = (u @ after.mT).mul_(decays.until)
         add_gradients(dx, dk, (dreads @ u.mT).view_as(pairs), x, k, decays)
         # Every decay that a read or a write takes part in scales it: the log-derivatives need no further products.
-        dlog = (x * dx).sum(2).addcmul_(k, dk, value=-1)
+        dlog = torch.addcmul(query * dx[:, :, 0], k, dk, value=-1)
+        if rate is not None:
+            dlog.addcmul_(k, dx[:, :, 1])
         states = torch.cat([before.unflatten(0, (final.shape[0], -1))[:, 1:], final[:, None]], 1).flatten(0, 1)
         dlog[:, -1] += (states * after).sum(-1)
         if since.shape[-1] == 1:
@@ -179,6 +181,7 @@ def _carry_back(
     return after, first
 
 
-def _solve(a: Float[Tensor, "N C C"], y: Float[Tensor, "N C d"], upper: bool = False) -> Float[Tensor, "N C d"]:
-    """(I + a)^-1 y for a strictly triangular ``a``."""
-    return torch.linalg.solve_triangular(a, y, upper=upper, unitriangular=True)
+def _inverse(a: Float[Tensor, "N C C"]) -> Float[Tensor, "N C C"]:
+    """(I + a)^-1 for a strictly lower triangular ``a``."""
+    eye = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device).expand_as(a)
+    return torch.linalg.solve_triangular(a, eye, upper=False, unitriangular=True)
