@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         gated_attention_with_stats,
     )
     from gatescope_kernels.ops.gated_linear_attention.api import gated_linear_attention
+    from gatescope_kernels.ops.polynorm.api import polynorm, polyrelu
 
 __all__ = [
     "STATISTICS",
@@ -27,9 +28,15 @@ __all__ = [
     "gated_attention",
     "gated_attention_with_stats",
     "gated_linear_attention",
+    "polynorm",
+    "polyrelu",
 ]
 
-_APIS = ("gatescope_kernels.ops.gated_attention.api", "gatescope_kernels.ops.gated_linear_attention.api")
+_APIS = (
+    "gatescope_kernels.ops.gated_attention.api",
+    "gatescope_kernels.ops.gated_linear_attention.api",
+    "gatescope_kernels.ops.polynorm.api",
+)
 
 
 def __getattr__(name: str) -> Any:
