@@ -10,6 +10,7 @@ import pytest
 import torch
 from allocations import Allocations
 from gatescope_kernels import Refusal, polynorm, polyrelu
+from gatescope_kernels.bench import contests, hold
 from gatescope_kernels.ops._table import OPS
 from gatescope_kernels.ops.polynorm import blocks, blockwise
 from hypothesis import given, settings
@@ -204,6 +205,11 @@ def test_saved_for_the_backward_pass_is_x_and_three_numbers_a_row() -> None:
     ):
         blockwise.polynorm(x, weight, bias, 1e-6)
     assert sorted(shapes) == [(3,), (50, 3), (50, 20)]
+
+
+def test_agrees_with_what_it_is_timed_against() -> None:
+    for contest in contests("cpu", quick=True, op="polynorm"):
+        assert len(hold(contest, rounds=1)) == 1 + len(contest.baselines)
 
 
 REFUSED = {
