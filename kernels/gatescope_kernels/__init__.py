@@ -10,6 +10,13 @@ from typing import TYPE_CHECKING, Any
 from gatescope_kernels.errors import Refusal
 
 if TYPE_CHECKING:
+    from gatescope_kernels.ops.block_sparse_attention.api import (
+        block_max_attention,
+        block_sparse_attention,
+        block_sparse_attention_with_lse,
+        threshold_blocks,
+        top_blocks,
+    )
     from gatescope_kernels.ops.gated_attention.api import (
         STATISTICS,
         AttentionStats,
@@ -25,14 +32,20 @@ __all__ = [
     "AttentionStats",
     "Refusal",
     "Visibility",
+    "block_max_attention",
+    "block_sparse_attention",
+    "block_sparse_attention_with_lse",
     "gated_attention",
     "gated_attention_with_stats",
     "gated_linear_attention",
     "polynorm",
     "polyrelu",
+    "threshold_blocks",
+    "top_blocks",
 ]
 
 _APIS = (
+    "gatescope_kernels.ops.block_sparse_attention.api",
     "gatescope_kernels.ops.gated_attention.api",
     "gatescope_kernels.ops.gated_linear_attention.api",
     "gatescope_kernels.ops.polynorm.api",
