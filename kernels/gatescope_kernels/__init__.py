@@ -25,6 +25,14 @@ if TYPE_CHECKING:
         gated_attention_with_stats,
     )
     from gatescope_kernels.ops.gated_linear_attention.api import gated_linear_attention
+    from gatescope_kernels.ops.nm_linear.api import (
+        compress_2_4,
+        decompress_2_4,
+        mask_divergence,
+        nm_linear,
+        nm_mask,
+        nm_valid,
+    )
     from gatescope_kernels.ops.polynorm.api import polynorm, polyrelu
 
 __all__ = [
@@ -35,9 +43,15 @@ __all__ = [
     "block_max_attention",
     "block_sparse_attention",
     "block_sparse_attention_with_lse",
+    "compress_2_4",
+    "decompress_2_4",
     "gated_attention",
     "gated_attention_with_stats",
     "gated_linear_attention",
+    "mask_divergence",
+    "nm_linear",
+    "nm_mask",
+    "nm_valid",
     "polynorm",
     "polyrelu",
     "threshold_blocks",
@@ -48,6 +62,7 @@ _APIS = (
     "gatescope_kernels.ops.block_sparse_attention.api",
     "gatescope_kernels.ops.gated_attention.api",
     "gatescope_kernels.ops.gated_linear_attention.api",
+    "gatescope_kernels.ops.nm_linear.api",
     "gatescope_kernels.ops.polynorm.api",
 )
 

@@ -1,0 +1,97 @@
+"""N:M masked linear in vectorised torch, on any device: magnitudes ranked as integers, no sort for small groups."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+
+#: Groups up to this size are ranked by m (m - 1) / 2 comparisons; a stable sort is faster for larger ones.
+COMPARED = 8
+#: The integer of each dtype's width, and the bits of its infinity. Without the sign, a float's bits order as it does.
+_BITS = {
+    torch.float16: (torch.int16, 0x7C00),
+    torch.bfloat16: (torch.int16, 0x7F80),
+    torch.float32: (torch.int32, 0x7F80_0000),
+    torch.float64: (torch.int64, 0x7FF0_0000_0000_0000),
+}
+
+
+def mask_of(weight: Float[Tensor, "F D"], n: int, m: int) -> Bool[Tensor, "F D"]:
+    """True on the n largest magnitudes of each m contiguous inputs; of equals, on the lowest index. NaN is largest."""
+    weight = weight.detach()
+    if n == m:
+        return torch.ones_like(weight, dtype=torch.bool)
+    if m > COMPARED:
+        return _mask_by_sort(weight, n, m)
+    planes = _magnitude_bits(weight).unflatten(1, (-1, m)).unbind(-1)
+    # lost[i]: how many of the group rank before i. Each starts as if it lost to all that follow it.
+    lost = [torch.full_like(plane, m - 1 - i, dtype=torch.int8) for i, plane in enumerate(planes)]
+    for i in range(m):
+        for j in range(i + 1, m):
+            wins = (planes[i] >= planes[j]).view(torch.int8)
+            lost[j].add_(wins)
+            lost[i].sub_(wins)
+    kept = torch.empty(weight.shape, dtype=torch.bool, device=weight.device)
+    for place, rank in zip(kept.unflatten(1, (-1, m)).unbind(-1), lost, strict=True):
+        torch.lt(rank, n, out=place)
+    return kept
+
+
+def _magnitude_bits(weight: Float[Tensor, "F D"]) -> Int[Tensor, "F D"]:
+    """Integers that order as |w| does; every NaN is the same one, above infinity."""
+    integer, infinity = _BITS[weight.dtype]
+    return weight.view(integer).bitwise_and(torch.iinfo(integer).max).clamp_(max=infinity + 1)
+
+
+def _mask_by_sort(weight: Float[Tensor, "F D"], n: int, m: int) -> Bool[Tensor, "F D"]:
+    groups = _magnitude_bits(weight).unflatten(1, (-1, m))
+    kept = torch.zeros(groups.shape, dtype=torch.bool, device=weight.device)
+    kept.scatter_(-1, groups.sort(dim=-1, descending=True, stable=True).indices[..., :n], True)
+    return kept.flatten(1)
+
+
+def linear(
+    x: Float[Tensor, "*B D"],
+    weight: Float[Tensor, "F D"],
+    bias: Float[Tensor, " F"] | None,
+    n: int,
+    m: int,
+    backward: str,
+    decay: float,
+) -> Float[Tensor, "*B F"]:
+    """x (w * mask)^T + b by one dense product. Differentiable once, in x, weight and bias."""
+    return _NMLinear.apply(x, weight, bias, n, m, backward, decay)
+
+
+class _NMLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, n: int, m: int, backward: str, decay: float
+    ) -> Tensor:
+        mask = mask_of(weight, n, m)
+        # The masked weight is one product of what is saved anyway; the mask, a byte a weight, would cost a new ranking.
+        ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight, mask)
+        ctx.backward_kind, ctx.decay = backward, decay
+        return functional.linear(x, weight * mask, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple:
+        x, weight, mask = ctx.saved_tensors
+        wants_x, wants_weight, wants_bias = ctx.needs_input_grad[:3]
+        rows, kept = dy.reshape(-1, dy.shape[-1]), weight * mask
+        dx = dy @ kept if wants_x else None
+        dweight = None
+        if wants_weight:
+            dweight = rows.mT @ x.reshape(-1, x.shape[-1])
+            if ctx.backward_kind == "masked":
+                dweight.mul_(mask)
+            elif ctx.backward_kind == "srste":
+                dweight.add_(torch.sub(weight, kept, out=kept), alpha=ctx.decay)
+        dbias = rows.sum(0) if wants_bias else None
+        return dx, dweight, dbias, None, None, None, None
