@@ -1,5 +1,19 @@
 // Draws a plotly figure. plotly.js is 5 MB: it comes once a kernel, in the Library widget, and is parsed once a page.
-function load(source) {
+const rest = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
+
+// A widget that is not set up within two seconds is given up by its loader, and reading the library or drawing holds the
+// page. So the library waits until the other plots of a panel stand, and plots draw one after the other, with air between.
+const GRACE = 400;
+
+function inTurn(work) {
+  const before = globalThis.gatescopeTurn ?? Promise.resolve();
+  const turn = before.then(() => rest(20)).then(work);
+  globalThis.gatescopeTurn = turn.catch(() => {});
+  return turn;
+}
+
+async function load(source) {
+  if (!globalThis.gatescopePlotly) await rest(GRACE);
   globalThis.gatescopePlotly ??= new Promise((resolve, reject) => {
     // Shadowed, so that a module loader on the page does not swallow the library.
     const wrapped = `(function () { var define, module, exports;\n${source}\n}).call(window);`;
@@ -31,7 +45,7 @@ export default {
         const figure = JSON.parse(model.get("figure"));
         place.setAttribute("role", "img");
         place.setAttribute("aria-label", model.get("alt"));
-        await Plotly.react(place, figure.data, figure.layout, { displaylogo: false });
+        await inTurn(() => Plotly.react(place, figure.data, figure.layout, { displaylogo: false }));
       } catch (error) {
         place.textContent = `This figure could not be drawn: ${error.message}. Run the cell again.`;
       }
