@@ -34,6 +34,8 @@ if TYPE_CHECKING:
         nm_valid,
     )
     from gatescope_kernels.ops.polynorm.api import polynorm, polyrelu
+    from gatescope_kernels.ops.routed_experts.api import routed_experts
+    from gatescope_kernels.ops.routed_experts.router import route
 
 __all__ = [
     "STATISTICS",
@@ -54,6 +56,8 @@ __all__ = [
     "nm_valid",
     "polynorm",
     "polyrelu",
+    "route",
+    "routed_experts",
     "threshold_blocks",
     "top_blocks",
 ]
@@ -64,6 +68,8 @@ _APIS = (
     "gatescope_kernels.ops.gated_linear_attention.api",
     "gatescope_kernels.ops.nm_linear.api",
     "gatescope_kernels.ops.polynorm.api",
+    "gatescope_kernels.ops.routed_experts.api",
+    "gatescope_kernels.ops.routed_experts.router",
 )
 
 

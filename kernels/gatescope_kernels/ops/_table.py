@@ -8,10 +8,12 @@ from gatescope_kernels.ops.gated_attention.row import ROW as GATED_ATTENTION
 from gatescope_kernels.ops.gated_linear_attention.row import ROW as GATED_LINEAR_ATTENTION
 from gatescope_kernels.ops.nm_linear.row import ROW as NM_LINEAR
 from gatescope_kernels.ops.polynorm.row import ROW as POLYNORM
+from gatescope_kernels.ops.routed_experts.row import ROW as ROUTED_EXPERTS
 
 #: Op name -> row. The name is the op's folder.
 OPS: dict[str, Op] = {
-    op.name: op for op in (BLOCK_SPARSE_ATTENTION, GATED_ATTENTION, GATED_LINEAR_ATTENTION, NM_LINEAR, POLYNORM)
+    op.name: op
+    for op in (BLOCK_SPARSE_ATTENTION, GATED_ATTENTION, GATED_LINEAR_ATTENTION, NM_LINEAR, POLYNORM, ROUTED_EXPERTS)
 }
 
 __all__ = ["OPS", "Case", "Op"]
