@@ -106,6 +106,11 @@ def hold(contest: Contest, rounds: int) -> list[Timing]:
     ]
 
 
+def normal(*shape: int, device: str) -> Tensor:
+    """Standard normal inputs of a contest, the same for the same shape on every device."""
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape))).to(device)
+
+
 def _agree(
     contest: Contest, name: str, ours: dict[str, Tensor], theirs: dict[str, Tensor]
 ) -> tuple[tuple[str, ...], float]:

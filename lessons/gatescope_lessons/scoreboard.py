@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from gatescope.errors import Refusal
 
 from gatescope_lessons.claims_ledger import Row, evaluate
+from gatescope_lessons.papers import load_claims
 
 _MARK = {"shown": "✔", "contradicted": "✘", "not shown at this scale": "○", "not measured": "–"}
 _COLUMNS = ("paper", "claim", "published", "measured here", "verdict")
@@ -54,7 +55,7 @@ def scoreboard(lesson: str) -> Scoreboard:
 
     Raises Refusal for a lesson without claims.
     """
-    rows = tuple(row for row in evaluate() if row.claim.lesson == lesson)
+    rows = tuple(evaluate(claims=[claim for claim in load_claims() if claim.lesson == lesson]))
     if not rows:
         raise Refusal("scoreboard", "a lesson with claims in claims/*.toml", repr(lesson), "name the lesson's folder")
     return Scoreboard(rows)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import xarray as xr
 from jaxtyping import Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from gatescope.errors import Refusal
 from gatescope.probes import Entropy, Massive, Sinks, ValueDrain
@@ -28,15 +28,21 @@ def prepare(pretrained: Pretrained, text: str, max_tokens: int = MAX_TOKENS) -> 
     return tokens
 
 
+def read_tokens(model: nn.Module, tokens: Int[Tensor, "1 T"], *, keep: bool = False, **attrs: Any) -> xr.Dataset:
+    """Sinks, entropy, massive activations (``keep``: all of |h|), value drain of a pass; ``attrs`` as Scope.record."""
+    probes = [Sinks(), Entropy(), Massive(keep=keep), ValueDrain()]
+    with torch.no_grad(), Scope(model, probes=probes) as scope:
+        model(tokens)
+    return scope.record(**attrs)
+
+
 def read_text(pretrained: Pretrained, text: str, max_tokens: int = MAX_TOKENS) -> xr.Dataset:
-    """Sinks, entropy, massive activations (all of |h|) and value drain of one text; token texts as coord ``piece``.
+    """As `read_tokens` with all of |h|, for a text; token texts as coord ``piece``.
 
     Raises Refusal for a text that `prepare` refuses.
     """
     tokens = prepare(pretrained, text, max_tokens)
     pieces = pretrained.tokenizer.pieces(tokens)
-    probes = [Sinks(), Entropy(), Massive(keep=True), ValueDrain()]
-    with torch.no_grad(), Scope(pretrained.model, probes=probes) as scope:
-        pretrained.model(tokens)
-    record = scope.record(T=tokens.shape[1], bos=f"none added, the text starts with {pieces[0]!r}")
+    bos = f"none added, the text starts with {pieces[0]!r}"
+    record = read_tokens(pretrained.model, tokens, keep=True, T=tokens.shape[1], bos=bos)
     return record.assign_coords(piece=("token", pieces))

@@ -12,9 +12,9 @@ from gatescope.errors import Refusal
 from gatescope.interventions import MaskKeys, WindowWithSinks, ZeroDims
 from gatescope.models import next_token_nll
 from gatescope.models.smollm2 import Pretrained, load_smollm2
-from gatescope.probes import Entropy, Massive, Sinks, ValueDrain
+from gatescope.probes import Sinks
+from gatescope.reading import read_tokens
 from gatescope.records import Quantity
-from gatescope.scope import Scope
 from gatescope.taps import Handler
 from gatescope.tasks.text import TEXTS
 from jaxtyping import Int
@@ -25,13 +25,6 @@ NATURAL = ("story", "prose", "letter", "recipe", "dialogue", "code", "numbers")
 #: (window, sink tokens) of StreamingLLM's table, scaled to texts of one paragraph.
 WINDOWS = ((32, 0), (32, 4), (64, 0), (64, 1), (64, 4))
 N_CONTROLS = 4
-
-
-def scoped(model: torch.nn.Module, tokens: Int[Tensor, "1 T"]) -> xr.Dataset:
-    """The record of one forward pass: sinks, entropy, massive activations, value drain."""
-    with Scope(model, probes=[Sinks(), Entropy(), Massive(), ValueDrain()]) as scope, torch.no_grad():
-        model(tokens)
-    return scope.record(created=False)
 
 
 @torch.no_grad()
@@ -97,7 +90,7 @@ _UNIFORM = Quantity(
 def measure_text(pretrained: Pretrained, text: str) -> xr.Dataset:
     """Everything the claims need about one text."""
     model, tokens = pretrained.model, pretrained.tokenizer.prepare(text)
-    record = scoped(model, tokens)
+    record = read_tokens(model, tokens, created=False)
     layer, dim = massive_site(record)
     zeroed = ZeroDims([dim], after_layers=[layer])
 
@@ -113,7 +106,7 @@ def measure_text(pretrained: Pretrained, text: str) -> xr.Dataset:
     }
     result = record[[name for name in _KEPT if name in record]].drop_vars("token", errors="ignore")
     result = result.assign_coords(setting=list(losses))
-    alike = scoped(model, repeated(tokens))
+    alike = read_tokens(model, repeated(tokens), created=False)
     uniform = Sinks.uniform_baseline(tokens.shape[1])
     new = {
         "nll": _NLL.variable(

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from gatescope_kernels.errors import Refusal
+from gatescope_kernels.ops._common import choose
 from gatescope_kernels.ops.block_sparse_attention import block_max, blockwise, reference
 from gatescope_kernels.ops.block_sparse_attention.rules import threshold_blocks, top_blocks
 from gatescope_kernels.ops.block_sparse_attention.validate import BLOCK_MAX, OPERATOR, check_mask, resolve
@@ -114,7 +115,7 @@ def block_max_attention(
     problem = resolve(BLOCK_MAX, {"q": q, "k": k}, causal, block, scale)
     if not isinstance(normalise, bool):
         raise Refusal(BLOCK_MAX, "normalise: True or False", repr(normalise), "True makes each row sum to 1")
-    largest = _implementation(impl, BLOCK_MAX)[1](q, k, problem)
+    largest = choose(BLOCK_MAX, impl, IMPLEMENTATIONS)[1](q, k, problem)
     if not normalise:
         return largest
     total = largest.sum(-1, keepdim=True)
@@ -134,14 +135,5 @@ def _attend(
 ) -> tuple[Tensor, ...]:
     problem = resolve(OPERATOR, {"q": q, "k": k, "v": v}, causal, block, scale)
     check_mask(block_mask, q, problem)
-    out, *lse = _implementation(impl, OPERATOR)[0](q, k, v, block_mask, problem, with_lse)
+    out, *lse = choose(OPERATOR, impl, IMPLEMENTATIONS)[0](q, k, v, block_mask, problem, with_lse)
     return out.to(q.dtype), *lse
-
-
-def _implementation(impl: str, operator: str) -> _Implementation:
-    if impl == "auto":
-        impl = "blockwise"
-    if impl not in IMPLEMENTATIONS:
-        names = ("auto", *IMPLEMENTATIONS)
-        raise Refusal(operator, f"impl in {names}", repr(impl), "use impl='auto' for the fastest one that runs here")
-    return IMPLEMENTATIONS[impl]

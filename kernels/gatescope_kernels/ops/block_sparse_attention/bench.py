@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from gatescope_kernels.bench import Contest
+from gatescope_kernels.bench import Contest, normal
 from gatescope_kernels.ops.block_sparse_attention.api import block_max_attention, block_sparse_attention, top_blocks
 
 _NAME, _DTYPE, _BLOCK = "block_sparse_attention", "float32", 64
@@ -24,14 +24,10 @@ def contests(device: str, quick: bool) -> Iterator[Contest]:
     yield _block_max(512 if quick else 2048, device)
 
 
-def _normal(*shape: int, device: str) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape))).to(device)
-
-
 def _mask(H: int, T: int, share: float, device: str) -> tuple[Tensor, str]:
     """A random mask, and the share of the causal blocks that it holds, in words."""
     blocks = T // _BLOCK
-    mask = top_blocks(_normal(1, H, blocks, blocks, device=device), share=share)
+    mask = top_blocks(normal(1, H, blocks, blocks, device=device), share=share)
     return mask, f"{100 * mask.sum().item() / (H * blocks * (blocks + 1) / 2):.1f} % of blocks"
 
 
@@ -41,7 +37,7 @@ def _dense_rows(out: Tensor) -> Tensor:
 
 
 def _forward(T: int, share: float, device: str) -> Contest:
-    q, k, v = _normal(3, 1, 12, T, 64, device=device)
+    q, k, v = normal(3, 1, 12, T, 64, device=device)
     mask, held = _mask(12, T, share, device)
 
     def ours() -> dict[str, Tensor]:
@@ -70,10 +66,10 @@ def _forward(T: int, share: float, device: str) -> Contest:
 
 
 def _training_step(T: int, share: float, device: str) -> Contest:
-    leaves = [x.requires_grad_() for x in _normal(3, 1, 12, T, 64, device=device).unbind()]
+    leaves = [x.requires_grad_() for x in normal(3, 1, 12, T, 64, device=device).unbind()]
     q, k, v = leaves
     mask, held = _mask(12, T, share, device)
-    upstream = _normal(1, 12, T, 64, device=device)
+    upstream = normal(1, 12, T, 64, device=device)
 
     def step(out: Tensor) -> dict[str, Tensor]:
         dq, _, _ = torch.autograd.grad(out, leaves, upstream)
@@ -91,7 +87,7 @@ def _training_step(T: int, share: float, device: str) -> Contest:
 
 
 def _block_max(T: int, device: str) -> Contest:
-    q, k = _normal(2, 1, 12, T, 64, device=device)
+    q, k = normal(2, 1, 12, T, 64, device=device)
     future = torch.ones(T, T, dtype=torch.bool, device=device).triu(1)
 
     def eager_head(head: int) -> Tensor:

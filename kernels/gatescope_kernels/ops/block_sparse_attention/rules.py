@@ -9,8 +9,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from gatescope_kernels.errors import Refusal
+from gatescope_kernels.ops._common import FLOATS
 from gatescope_kernels.ops.block_sparse_attention.problem import Grid
-from gatescope_kernels.ops.block_sparse_attention.validate import DTYPES, check_block, check_causal
+from gatescope_kernels.ops.block_sparse_attention.validate import check_block, check_causal
 
 TOP, THRESHOLD = "top_blocks", "threshold_blocks"
 
@@ -88,7 +89,7 @@ def _places(
     if scores.dim() < 2 or scores.numel() == 0:
         got = str(tuple(scores.shape))
         raise Refusal(rule, "scores [... nQ nS] with no dimension of 0", got, "pass one score a pair of blocks")
-    if scores.dtype not in DTYPES:
+    if scores.dtype not in FLOATS:
         raise Refusal(rule, "scores in a floating dtype", str(scores.dtype), "convert with scores.float()")
     check_block(rule, block)
     check_causal(rule, causal)

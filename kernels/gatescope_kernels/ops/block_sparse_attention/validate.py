@@ -9,11 +9,18 @@ import torch
 from torch import Tensor
 
 from gatescope_kernels.errors import Refusal
+from gatescope_kernels.ops._common import (
+    accumulation_dtype,
+    check_device,
+    check_dtype,
+    check_filled,
+    check_floating,
+    check_tensor,
+)
 from gatescope_kernels.ops.block_sparse_attention.problem import Grid, Problem
 
 OPERATOR = "block_sparse_attention"
 BLOCK_MAX = "block_max_attention"
-DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _SHAPES = {"q": "[B H T K]", "k": "[B G S K]", "v": "[B G S V]"}
 
 
@@ -27,27 +34,22 @@ def resolve(operator: str, tensors: Mapping[str, Tensor], causal: bool, block: i
         scale = 1.0 / math.sqrt(q.shape[3])
     elif isinstance(scale, bool) or not isinstance(scale, int | float) or not math.isfinite(scale):
         raise Refusal(operator, "a finite number as scale", repr(scale), "pass scale=None for 1 / sqrt(K)")
-    dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
     grid = Grid(q.shape[2], k.shape[2], block, causal)
-    return Problem(q.shape[0], q.shape[1], k.shape[1], grid, float(scale), dtype, q.device)
+    return Problem(q.shape[0], q.shape[1], k.shape[1], grid, float(scale), accumulation_dtype(q), q.device)
 
 
 def _check_tensors(operator: str, tensors: Mapping[str, Tensor]) -> None:
     q = tensors["q"]
     for name, x in tensors.items():
         shape = _SHAPES[name]
-        if not isinstance(x, Tensor):
-            raise Refusal(operator, f"{name} {shape} as a tensor", type(x).__name__, "convert it with torch.as_tensor")
-        got = str(tuple(x.shape))
+        check_tensor(operator, f"{name} {shape}", x)
         if x.dim() != 4:
+            got = str(tuple(x.shape))
             raise Refusal(operator, f"{name} {shape}", got, "add the missing dimension, heads before positions")
-        if x.numel() == 0:
-            raise Refusal(operator, f"{name} {shape} with no dimension of 0", got, "skip empty input")
-        if x.dtype not in DTYPES:
-            raise Refusal(operator, f"{name} in a floating dtype", str(x.dtype), f"convert with {name}.float()")
-        if x.dtype != q.dtype:
-            raise Refusal(operator, f"{name} in q's dtype {q.dtype}", str(x.dtype), f"convert with {name}.to(q.dtype)")
-        _check_device(operator, name, x, q)
+        check_filled(operator, f"{name} {shape}", x)
+        check_floating(operator, name, x)
+        check_dtype(operator, name, x, "q", q)
+        check_device(operator, name, x, "q", q)
         if x.shape[0] != q.shape[0]:
             wanted = f"{name} with q's batch B = {q.shape[0]}"
             raise Refusal(operator, wanted, str(x.shape[0]), "expand the smaller batch")
@@ -62,11 +64,6 @@ def _check_tensors(operator: str, tensors: Mapping[str, Tensor]) -> None:
         wanted = f"query heads H a multiple of key-value heads G = {k.shape[1]}"
         next_step = "shapes are [B heads positions channels]; use x.transpose(1, 2) if positions come first"
         raise Refusal(operator, wanted, f"H = {q.shape[1]}", next_step)
-
-
-def _check_device(operator: str, name: str, x: Tensor, q: Tensor) -> None:
-    if x.device != q.device:
-        raise Refusal(operator, f"{name} on q's device {q.device}", str(x.device), f"move it with {name}.to(q.device)")
 
 
 def check_block(operator: str, block: int) -> None:
@@ -95,4 +92,4 @@ def check_mask(block_mask: Tensor, q: Tensor, problem: Problem) -> None:
             f"there are ceil(length / block) blocks of {grid.block}; one mask for all is mask.expand(B, H, -1, -1)"
         )
         raise Refusal(OPERATOR, wanted, str(tuple(block_mask.shape)), next_step)
-    _check_device(OPERATOR, "block_mask", block_mask, q)
+    check_device(OPERATOR, "block_mask", block_mask, "q", q)

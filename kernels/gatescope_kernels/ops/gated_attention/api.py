@@ -9,7 +9,7 @@ from typing import Literal
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from gatescope_kernels.errors import Refusal
+from gatescope_kernels.ops._common import choose
 from gatescope_kernels.ops.gated_attention import blockwise, reference
 from gatescope_kernels.ops.gated_attention.problem import Visibility
 from gatescope_kernels.ops.gated_attention.validate import OPERATOR, STATISTICS, resolve
@@ -94,7 +94,7 @@ def gated_attention(
     Source: Qiu et al. 2025, Gated Attention for Large Language Models; Xiao et al. 2024 for window and sink tokens.
     """
     problem, sink_H = resolve(q, k, v, gate, combine, sink, visibility, key_mask, scale, (), ())
-    out, _ = _implementation(impl)(q, k, v, sink_H, problem)
+    out, _ = choose(OPERATOR, impl, IMPLEMENTATIONS)(q, k, v, sink_H, problem)
     return _gated(out, gate, combine, q)
 
 
@@ -121,18 +121,9 @@ def gated_attention_with_stats(
     Raises Refusal as gated_attention does, and for an unknown statistic or a key outside [0, S).
     """
     problem, sink_H = resolve(q, k, v, gate, combine, sink, visibility, key_mask, scale, stats, keys)
-    out, found = _implementation(impl)(q, k, v, sink_H, problem)
+    out, found = choose(OPERATOR, impl, IMPLEMENTATIONS)(q, k, v, sink_H, problem)
     chosen = problem.keys if "mass" in problem.stats else ()
     return _gated(out, gate, combine, q), AttentionStats(visible=problem.count_visible(), keys=chosen, **found)
-
-
-def _implementation(impl: str) -> Callable[..., tuple[Tensor, dict[str, Tensor]]]:
-    if impl == "auto":
-        return blockwise.attend
-    if impl not in IMPLEMENTATIONS:
-        names = ("auto", *IMPLEMENTATIONS)
-        raise Refusal(OPERATOR, f"impl in {names}", repr(impl), "use impl='auto' for the fastest one that runs here")
-    return IMPLEMENTATIONS[impl]
 
 
 def _gated(out: Tensor, gate: Tensor | None, combine: str, q: Tensor) -> Tensor:

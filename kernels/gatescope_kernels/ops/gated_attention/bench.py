@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from gatescope_kernels.bench import Contest
+from gatescope_kernels.bench import Contest, normal
 from gatescope_kernels.ops.gated_attention.api import STATISTICS, gated_attention, gated_attention_with_stats
 from gatescope_kernels.ops.gated_attention.problem import Visibility
 
@@ -25,12 +25,8 @@ def contests(device: str, quick: bool) -> Iterator[Contest]:
     yield _training_step(device)
 
 
-def _normal(*shape: int, device: str) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape))).to(device)
-
-
 def _statistics(T: int, device: str) -> Contest:
-    q, k, v = _normal(3, 1, 12, T, 64, device=device)
+    q, k, v = normal(3, 1, 12, T, 64, device=device)
 
     def ours() -> dict[str, Tensor]:
         out, stats = gated_attention_with_stats(q, k, v)
@@ -64,7 +60,7 @@ def _eager_head(q: Tensor, k: Tensor, v: Tensor) -> dict[str, Tensor]:
 
 
 def _streaming(T: int, device: str) -> Contest:
-    q, k, v = _normal(3, 1, 12, T, 64, device=device)
+    q, k, v = normal(3, 1, 12, T, 64, device=device)
     distance = torch.arange(T, device=device)[:, None] - torch.arange(T, device=device)
     mask = (distance >= 0) & ((distance < 256) | (torch.arange(T, device=device) < 4))
     return Contest(
@@ -81,7 +77,7 @@ def _streaming(T: int, device: str) -> Contest:
 
 
 def _grouped_forward(device: str) -> Contest:
-    q, k, v = (_normal(1, heads, 171, 64, device=device) for heads in (9, 3, 3))
+    q, k, v = (normal(1, heads, 171, 64, device=device) for heads in (9, 3, 3))
 
     def sdpa() -> dict[str, Tensor]:
         return {"out": scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)}
@@ -98,9 +94,9 @@ def _grouped_forward(device: str) -> Contest:
 
 
 def _training_step(device: str) -> Contest:
-    leaves = [x.requires_grad_() for x in _normal(3, 32, 1, 48, 64, device=device).unbind()]
+    leaves = [x.requires_grad_() for x in normal(3, 32, 1, 48, 64, device=device).unbind()]
     q, k, v = leaves
-    upstream = _normal(32, 1, 48, 64, device=device)
+    upstream = normal(32, 1, 48, 64, device=device)
 
     def step(out: Tensor) -> dict[str, Tensor]:
         grads = torch.autograd.grad(out, leaves, upstream)

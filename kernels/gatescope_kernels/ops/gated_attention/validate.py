@@ -9,10 +9,17 @@ import torch
 from torch import Tensor
 
 from gatescope_kernels.errors import Refusal
+from gatescope_kernels.ops._common import (
+    accumulation_dtype,
+    check_device,
+    check_dtype,
+    check_filled,
+    check_floating,
+    check_tensor,
+)
 from gatescope_kernels.ops.gated_attention.problem import Problem, Visibility
 
 OPERATOR = "gated_attention"
-DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 COMBINE = ("multiply", "add")
 
 #: Statistics that can be asked for. ``lse`` and the number of visible keys always come.
@@ -46,26 +53,23 @@ def resolve(
     elif not math.isfinite(scale):
         raise Refusal(OPERATOR, "a finite scale", str(scale), "pass scale=None for 1 / sqrt(K)")
     _check_statistics(stats, keys, S)
-    accumulation = torch.float64 if q.dtype == torch.float64 else torch.float32
-    problem = Problem(B, H, G, T, S, scale, visibility, key_mask, frozenset(stats), tuple(keys), accumulation, q.device)
+    problem = Problem(
+        B, H, G, T, S, scale, visibility, key_mask, frozenset(stats), tuple(keys), accumulation_dtype(q), q.device
+    )
     return problem, _sink_tensor(sink, q)
 
 
 def _check_qkv(q: Tensor, k: Tensor, v: Tensor) -> None:
     for name, x, shape in (("q", q, "[B H T K]"), ("k", k, "[B G S K]"), ("v", v, "[B G S V]")):
-        if not isinstance(x, Tensor):
-            raise Refusal(OPERATOR, f"{name} {shape} as a tensor", type(x).__name__, "convert it with torch.as_tensor")
+        check_tensor(OPERATOR, f"{name} {shape}", x)
         if x.dim() != 4:
             raise Refusal(
                 OPERATOR, f"{name} {shape}", str(tuple(x.shape)), "add the missing dimension, heads before positions"
             )
-        if x.numel() == 0:
-            raise Refusal(OPERATOR, f"{name} {shape} with no dimension of 0", str(tuple(x.shape)), "skip empty input")
-        if x.dtype not in DTYPES:
-            raise Refusal(OPERATOR, f"{name} in a floating dtype", str(x.dtype), f"convert with {name}.float()")
-        if x.dtype != q.dtype:
-            raise Refusal(OPERATOR, f"{name} in q's dtype {q.dtype}", str(x.dtype), f"convert with {name}.to(q.dtype)")
-        _check_device(name, x, q)
+        check_filled(OPERATOR, f"{name} {shape}", x)
+        check_floating(OPERATOR, name, x)
+        check_dtype(OPERATOR, name, x, "q", q)
+        check_device(OPERATOR, name, x, "q", q)
     if k.shape[0] != q.shape[0] or v.shape[0] != q.shape[0]:
         batches = f"{q.shape[0]}, {k.shape[0]}, {v.shape[0]}"
         raise Refusal(OPERATOR, "one batch size B in q, k, v", batches, "expand the smaller ones")
@@ -89,11 +93,6 @@ def _check_qkv(q: Tensor, k: Tensor, v: Tensor) -> None:
         )
 
 
-def _check_device(name: str, x: Tensor, q: Tensor) -> None:
-    if x.device != q.device:
-        raise Refusal(OPERATOR, f"{name} on q's device {q.device}", str(x.device), f"move it with {name}.to(q.device)")
-
-
 def _check_gate(gate: Tensor, q: Tensor, V: int, combine: str) -> None:
     if combine not in COMBINE:
         raise Refusal(OPERATOR, f"combine in {COMBINE}", repr(combine), "use combine='multiply'")
@@ -112,9 +111,8 @@ def _check_gate(gate: Tensor, q: Tensor, V: int, combine: str) -> None:
             str(tuple(gate.shape)),
             "lay scores out as [B H T W]; a gate shared by all heads is gate.expand(-1, H, -1, -1)",
         )
-    if gate.dtype != q.dtype:
-        raise Refusal(OPERATOR, f"gate in q's dtype {q.dtype}", str(gate.dtype), "convert with gate.to(q.dtype)")
-    _check_device("gate", gate, q)
+    check_dtype(OPERATOR, "gate", gate, "q", q)
+    check_device(OPERATOR, "gate", gate, "q", q)
 
 
 def _check_key_mask(key_mask: Tensor, q: Tensor, S: int) -> None:
@@ -123,7 +121,7 @@ def _check_key_mask(key_mask: Tensor, q: Tensor, S: int) -> None:
         raise Refusal(OPERATOR, wanted, str(key_mask.dtype), "convert with key_mask.bool(); 1 means may be read")
     if tuple(key_mask.shape) != (q.shape[0], S):
         raise Refusal(OPERATOR, wanted, str(tuple(key_mask.shape)), "pass one flag a key; causality is `visibility`")
-    _check_device("key_mask", key_mask, q)
+    check_device(OPERATOR, "key_mask", key_mask, "q", q)
 
 
 def _check_statistics(stats: tuple[str, ...], keys: tuple[int, ...], S: int) -> None:
@@ -151,5 +149,5 @@ def _sink_tensor(sink: Any, q: Tensor) -> Tensor | None:
         )
     if not sink.dtype.is_floating_point:
         raise Refusal(OPERATOR, "sink in a floating dtype", str(sink.dtype), "convert with sink.float()")
-    _check_device("sink", sink, q)
+    check_device(OPERATOR, "sink", sink, "q", q)
     return sink

@@ -8,7 +8,7 @@ from typing import Literal
 from jaxtyping import Float
 from torch import Tensor
 
-from gatescope_kernels.errors import Refusal
+from gatescope_kernels.ops._common import choose
 from gatescope_kernels.ops.gated_linear_attention import blockwise, reference
 from gatescope_kernels.ops.gated_linear_attention.validate import OPERATOR, resolve
 
@@ -58,14 +58,5 @@ def gated_linear_attention(
     Source: Yang et al. 2024, Gated Linear Attention Transformers; Yang et al. 2025, Gated Delta Networks.
     """
     (*inputs, state), scale = resolve(q, k, v, g, beta, initial_state, scale)
-    out, final = _implementation(impl)(*inputs, state, scale)
+    out, final = choose(OPERATOR, impl, IMPLEMENTATIONS)(*inputs, state, scale)
     return out.to(q.dtype), final
-
-
-def _implementation(impl: str) -> Callable[..., tuple[Tensor, Tensor]]:
-    if impl == "auto":
-        return blockwise.attend
-    if impl not in IMPLEMENTATIONS:
-        names = ("auto", *IMPLEMENTATIONS)
-        raise Refusal(OPERATOR, f"impl in {names}", repr(impl), "use impl='auto' for the fastest one that runs here")
-    return IMPLEMENTATIONS[impl]

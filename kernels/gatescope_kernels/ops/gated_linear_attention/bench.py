@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid, normalize, scaled_dot_product_attention
 
-from gatescope_kernels.bench import Contest
+from gatescope_kernels.bench import Contest, normal
 from gatescope_kernels.ops.gated_linear_attention.api import Impl, gated_linear_attention
 
 _NAME, _DTYPE = "gated_linear_attention", "float32"
@@ -24,16 +24,12 @@ def contests(device: str, quick: bool) -> Iterator[Contest]:
         yield _against_softmax(length, device)
 
 
-def _normal(*shape: int, device: str) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape))).to(device)
-
-
 def _inputs(T: int, device: str, vector: bool, delta: bool) -> dict[str, Tensor]:
-    q, k, v, gate = _normal(4, 1, 4, T, 64, device=device)
+    q, k, v, gate = normal(4, 1, 4, T, 64, device=device)
     inputs = {"q": q, "k": normalize(k, dim=-1), "v": v}
     inputs["g"] = logsigmoid(gate if vector else gate[..., 0]) / 16
     if delta:
-        inputs["beta"] = torch.sigmoid(_normal(1, 4, T, device=device))
+        inputs["beta"] = torch.sigmoid(normal(1, 4, T, device=device))
     return {name: x.contiguous().requires_grad_() for name, x in inputs.items()}
 
 
@@ -44,7 +40,7 @@ def _step(run: Callable[..., Tensor], leaves: dict[str, Tensor], dout: Tensor) -
 
 
 def _recurrence(task: str, T: int, device: str, vector: bool, delta: bool) -> Contest:
-    leaves, dout = _inputs(T, device, vector, delta), _normal(1, 4, T, 64, device=device)
+    leaves, dout = _inputs(T, device, vector, delta), normal(1, 4, T, 64, device=device)
 
     def step(impl: Impl) -> dict[str, Tensor]:
         return _step(lambda **inputs: gated_linear_attention(**inputs, impl=impl)[0], leaves, dout)
@@ -62,7 +58,7 @@ def _recurrence(task: str, T: int, device: str, vector: bool, delta: bool) -> Co
 
 def _against_softmax(T: int, device: str) -> Contest:
     """The two compute different things by design; what is compared is the time, so only shapes are held equal."""
-    leaves, dout = _inputs(T, device, vector=True, delta=False), _normal(1, 4, T, 64, device=device)
+    leaves, dout = _inputs(T, device, vector=True, delta=False), normal(1, 4, T, 64, device=device)
     softmax_leaves = {name: leaves[name] for name in ("q", "k", "v")}
 
     def shapes(results: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -8,9 +8,16 @@ import torch
 from torch import Tensor
 
 from gatescope_kernels.errors import Refusal
+from gatescope_kernels.ops._common import (
+    accumulation_dtype,
+    check_device,
+    check_dtype,
+    check_filled,
+    check_floating,
+    check_tensor,
+)
 
 OPERATOR = "gated_linear_attention"
-DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def resolve(
@@ -36,7 +43,7 @@ def resolve(
     if v.shape[:3] != q.shape[:3]:
         next_step = "pass one value a token and head; shapes are [B heads positions channels]"
         raise Refusal(OPERATOR, f"v [B H T V] = {(B, H, T, V)}", str(tuple(v.shape)), next_step)
-    accumulation = torch.float64 if q.dtype == torch.float64 else torch.float32
+    accumulation = accumulation_dtype(q)
     _check_extra("g", g, ((B, H, T), (B, H, T, K)), "[B H T] or [B H T K]", q, accumulation)
     if beta is not None:
         _check_extra("beta", beta, ((B, H, T),), "[B H T]", q, accumulation)
@@ -52,10 +59,8 @@ def resolve(
 
 
 def _check_tensor(name: str, x: Tensor, shape: str) -> None:
-    if not isinstance(x, Tensor):
-        raise Refusal(OPERATOR, f"{name} {shape} as a tensor", type(x).__name__, "convert it with torch.as_tensor")
-    if x.dtype not in DTYPES:
-        raise Refusal(OPERATOR, f"{name} in a floating dtype", str(x.dtype), f"convert with {name}.float()")
+    check_tensor(OPERATOR, f"{name} {shape}", x)
+    check_floating(OPERATOR, name, x)
 
 
 def _check_tokens(name: str, x: Tensor, shape: str, q: Tensor) -> None:
@@ -63,11 +68,9 @@ def _check_tokens(name: str, x: Tensor, shape: str, q: Tensor) -> None:
     if x.dim() != 4:
         next_step = "add the missing dimension, heads before positions"
         raise Refusal(OPERATOR, f"{name} {shape}", str(tuple(x.shape)), next_step)
-    if x.numel() == 0:
-        raise Refusal(OPERATOR, f"{name} {shape} with no dimension of 0", str(tuple(x.shape)), "skip empty input")
-    if x.dtype != q.dtype:
-        raise Refusal(OPERATOR, f"{name} in q's dtype {q.dtype}", str(x.dtype), f"convert with {name}.to(q.dtype)")
-    _check_device(name, x, q)
+    check_filled(OPERATOR, f"{name} {shape}", x)
+    check_dtype(OPERATOR, name, x, "q", q)
+    check_device(OPERATOR, name, x, "q", q)
 
 
 _NEXT_STEPS = {
@@ -87,9 +90,4 @@ def _check_extra(
     if x.dtype not in (q.dtype, accumulation):
         wanted = " or ".join(str(dtype) for dtype in dict.fromkeys((q.dtype, accumulation)))
         raise Refusal(OPERATOR, f"{name} in {wanted}", str(x.dtype), f"convert with {name}.to(q.dtype)")
-    _check_device(name, x, q)
-
-
-def _check_device(name: str, x: Tensor, q: Tensor) -> None:
-    if x.device != q.device:
-        raise Refusal(OPERATOR, f"{name} on q's device {q.device}", str(x.device), f"move it with {name}.to(q.device)")
+    check_device(OPERATOR, name, x, "q", q)

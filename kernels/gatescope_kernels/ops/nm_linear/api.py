@@ -8,7 +8,7 @@ from typing import Literal
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from gatescope_kernels.errors import Refusal
+from gatescope_kernels.ops._common import choose
 from gatescope_kernels.ops.nm_linear import blockwise, reference
 from gatescope_kernels.ops.nm_linear.compressed import compress_2_4, decompress_2_4
 from gatescope_kernels.ops.nm_linear.validate import check_linear, check_masks, check_weight
@@ -55,7 +55,7 @@ def nm_linear(
     Source: Zhou et al. 2021, Learning N:M Fine-grained Structured Sparse Neural Networks From Scratch, SR-STE.
     """
     check_linear(x, weight, bias, n, m, backward, decay)
-    return _implementation(impl)(x, weight, bias, n, m, backward, decay)
+    return choose("nm_linear", impl, IMPLEMENTATIONS)(x, weight, bias, n, m, backward, decay)
 
 
 def nm_mask(weight: Float[Tensor, "F D"], n: int, m: int) -> Bool[Tensor, "F D"]:
@@ -87,13 +87,3 @@ def mask_divergence(mask_a: Bool[Tensor, ...], mask_b: Bool[Tensor, ...]) -> flo
     """
     check_masks(mask_a, mask_b)
     return (mask_a ^ mask_b).count_nonzero().item() / mask_a.numel()
-
-
-def _implementation(impl: str) -> Callable[..., Tensor]:
-    if impl == "auto":
-        return blockwise.linear
-    if impl not in IMPLEMENTATIONS:
-        names = ("auto", *IMPLEMENTATIONS)
-        next_step = "use impl='auto' for the fastest one that runs here"
-        raise Refusal("nm_linear", f"impl in {names}", repr(impl), next_step)
-    return IMPLEMENTATIONS[impl]

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from gatescope_kernels.errors import Refusal
+from gatescope_kernels.ops._common import check_device, check_dtype, check_filled, check_floating, check_tensor
 
-DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 BACKWARDS = ("ste", "srste", "masked")
 
 
@@ -73,9 +73,7 @@ def check_masks(mask_a: Any, mask_b: Any) -> None:
         raise Refusal(operator, wanted, str(tuple(mask_b.shape)), "compare two masks of one weight")
     if mask_a.numel() == 0:
         raise Refusal(operator, "masks with no dimension of 0", str(tuple(mask_a.shape)), "skip empty layers")
-    if mask_a.device != mask_b.device:
-        wanted = f"mask_b on mask_a's device {mask_a.device}"
-        raise Refusal(operator, wanted, str(mask_b.device), "move it with mask_b.to(mask_a.device)")
+    check_device(operator, "mask_b", mask_b, "mask_a", mask_a)
 
 
 def check_compressed(values: Any, metadata: Any) -> None:
@@ -92,25 +90,15 @@ def check_compressed(values: Any, metadata: Any) -> None:
         got = f"{metadata.dtype} {tuple(metadata.shape)}"
         next_step = "pass what compress_2_4 returns; int16 words are metadata.view(torch.uint8)"
         raise Refusal(operator, f"metadata [F ceil(D/8)] = {shape} of torch.uint8", got, next_step)
-    if metadata.device != values.device:
-        wanted = f"metadata on values' device {values.device}"
-        raise Refusal(operator, wanted, str(metadata.device), "move it with metadata.to(values.device)")
+    check_device(operator, "metadata", metadata, "values", values)
 
 
 def _check_floating(operator: str, what: str, x: Any) -> None:
-    name = what.split()[0]
-    if not isinstance(x, Tensor):
-        raise Refusal(operator, f"{what} as a tensor", type(x).__name__, "convert it with torch.as_tensor")
-    if x.dtype not in DTYPES:
-        raise Refusal(operator, f"{name} in a floating dtype", str(x.dtype), f"convert with {name}.float()")
-    if x.numel() == 0:
-        raise Refusal(operator, f"{what} with no dimension of 0", str(tuple(x.shape)), "skip empty input")
+    check_tensor(operator, what, x)
+    check_floating(operator, what.split()[0], x)
+    check_filled(operator, what, x)
 
 
 def _check_like_weight(operator: str, name: str, x: Tensor, weight: Tensor) -> None:
-    if x.dtype != weight.dtype:
-        wanted = f"{name} in weight's dtype {weight.dtype}"
-        raise Refusal(operator, wanted, str(x.dtype), f"convert with {name}.to(weight.dtype)")
-    if x.device != weight.device:
-        wanted = f"{name} on weight's device {weight.device}"
-        raise Refusal(operator, wanted, str(x.device), f"move it with {name}.to(weight.device)")
+    check_dtype(operator, name, x, "weight", weight)
+    check_device(operator, name, x, "weight", weight)

@@ -8,7 +8,7 @@ from typing import Literal
 from jaxtyping import Float
 from torch import Tensor
 
-from gatescope_kernels.errors import Refusal
+from gatescope_kernels.ops._common import choose
 from gatescope_kernels.ops.polynorm import blockwise, reference
 from gatescope_kernels.ops.polynorm.validate import check_polynorm, check_polyrelu
 
@@ -47,7 +47,7 @@ def polynorm(
     Source: Zhuo et al. 2024, Polynomial Composition Activations (PolyCom), PolyNorm of order 3.
     """
     check_polynorm(x, weight, bias, eps)
-    return _implementation("polynorm", impl).polynorm(x, weight, bias, eps)
+    return choose("polynorm", impl, IMPLEMENTATIONS).polynorm(x, weight, bias, eps)
 
 
 def polyrelu(
@@ -72,13 +72,4 @@ def polyrelu(
     Source: Zhuo et al. 2024, Polynomial Composition Activations (PolyCom), PolyReLU of order 3.
     """
     check_polyrelu(x, weight)
-    return _implementation("polyrelu", impl).polyrelu(x, weight)
-
-
-def _implementation(operator: str, impl: str) -> ModuleType:
-    if impl == "auto":
-        return blockwise
-    if impl not in IMPLEMENTATIONS:
-        names = ("auto", *IMPLEMENTATIONS)
-        raise Refusal(operator, f"impl in {names}", repr(impl), "use impl='auto' for the fastest one that runs here")
-    return IMPLEMENTATIONS[impl]
+    return choose("polyrelu", impl, IMPLEMENTATIONS).polyrelu(x, weight)

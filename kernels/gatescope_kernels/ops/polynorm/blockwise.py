@@ -13,9 +13,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from gatescope_kernels.ops._common import accumulation_dtype
 from gatescope_kernels.ops.polynorm import rows as row_block
 from gatescope_kernels.ops.polynorm.blocks import Scratch, blocks, store
-from gatescope_kernels.ops.polynorm.validate import accumulation_dtype
 
 #: Rows whose third inverse norm is smaller are divided by their largest magnitude first: x^6, and the square of an
 #: inverse norm in the backward pass, would leave float32.

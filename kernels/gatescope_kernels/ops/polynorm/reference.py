@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gatescope_kernels.ops.polynorm.validate import accumulation_dtype
+from gatescope_kernels.ops._common import accumulation_dtype
 
 
 def polynorm(

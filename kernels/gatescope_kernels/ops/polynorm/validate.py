@@ -9,16 +9,10 @@ import torch
 from torch import Tensor
 
 from gatescope_kernels.errors import Refusal
-
-DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+from gatescope_kernels.ops._common import FLOATS, accumulation_dtype, check_device, check_filled, check_tensor
 
 #: Below this the inverse norm of a row of zeros, and its square in the backward pass, leave float32.
 SMALLEST_EPS = 1e-24
-
-
-def accumulation_dtype(x: Tensor) -> torch.dtype:
-    """float64 for float64 inputs, else float32."""
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
 def check_polynorm(x: Any, weight: Any, bias: Any, eps: Any) -> None:
@@ -40,29 +34,23 @@ def check_polyrelu(x: Any, weight: Any) -> None:
 
 
 def _check_input(operator: str, x: Any) -> None:
-    if not isinstance(x, Tensor):
-        raise Refusal(operator, "x [... D] as a tensor", type(x).__name__, "convert it with torch.as_tensor")
+    check_tensor(operator, "x [... D]", x)
     if x.dim() == 0:
         raise Refusal(operator, "x [... D] of at least one dimension", "a scalar", "pass x.reshape(1)")
     if x.layout != torch.strided:
         raise Refusal(operator, "x as a dense tensor", str(x.layout), "convert with x.to_dense()")
-    if x.numel() == 0:
-        raise Refusal(operator, "x [... D] with no dimension of 0", str(tuple(x.shape)), "skip empty input")
-    if x.dtype not in DTYPES:
+    check_filled(operator, "x [... D]", x)
+    if x.dtype not in FLOATS:
         raise Refusal(operator, "x in float16, bfloat16, float32 or float64", str(x.dtype), "convert with x.float()")
 
 
 def _check_coefficients(operator: str, name: str, given: Any, length: int, next_step: str, x: Tensor) -> None:
     wanted = f"{name} [{length}]"
-    if not isinstance(given, Tensor):
-        raise Refusal(operator, f"{wanted} as a tensor", type(given).__name__, "convert it with torch.as_tensor")
+    check_tensor(operator, wanted, given)
     if tuple(given.shape) != (length,):
         raise Refusal(operator, wanted, str(tuple(given.shape)), next_step)
     allowed = tuple(dict.fromkeys((x.dtype, accumulation_dtype(x))))
     if given.dtype not in allowed:
         names = " or ".join(map(str, allowed))
         raise Refusal(operator, f"{name} in {names}", str(given.dtype), f"convert with {name}.to(x.dtype)")
-    if given.device != x.device:
-        raise Refusal(
-            operator, f"{name} on x's device {x.device}", str(given.device), f"move it with {name}.to(x.device)"
-        )
+    check_device(operator, name, given, "x", x)

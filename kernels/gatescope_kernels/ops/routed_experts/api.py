@@ -8,7 +8,7 @@ from typing import Literal
 from jaxtyping import Float, Integer
 from torch import Tensor
 
-from gatescope_kernels.errors import Refusal
+from gatescope_kernels.ops._common import choose
 from gatescope_kernels.ops.routed_experts import blockwise, reference
 from gatescope_kernels.ops.routed_experts.validate import OPERATOR, check
 
@@ -55,8 +55,5 @@ def routed_experts(
     Tan et al. 2024 (ScatterMoE) for experts without capacity.
     """
     check(x, expert_index, expert_weight, w_gate, w_up, w_down)
-    if impl != "auto" and impl not in IMPLEMENTATIONS:
-        names = ("auto", *IMPLEMENTATIONS)
-        raise Refusal(OPERATOR, f"impl in {names}", repr(impl), "use impl='auto' for the fastest one that runs here")
-    run = blockwise.mix if impl == "auto" else IMPLEMENTATIONS[impl]
+    run = choose(OPERATOR, impl, IMPLEMENTATIONS)
     return run(x, expert_index.long(), expert_weight, w_gate, w_up, w_down)

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import embedding_bag, silu
 
+from gatescope_kernels.ops._common import accumulation_dtype
 from gatescope_kernels.ops.routed_experts.layout import Layout, Strip, permute
 
 
@@ -38,7 +39,7 @@ class _Mix(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, w_gate: Tensor, w_up: Tensor, w_down: Tensor, layout: Layout
     ) -> Tensor:
-        dtype, D, F = _accumulation(x), x.shape[1], w_gate.shape[2]
+        dtype, D, F = accumulation_dtype(x), x.shape[1], w_gate.shape[2]
         keep = any(ctx.needs_input_grad)
         R = len(layout.token)
         gate, up = (torch.empty(R if keep else layout.longest, F, dtype=dtype, device=x.device) for _ in range(2))
@@ -62,7 +63,7 @@ class _Mix(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple:
         x, weight, w_gate, w_up, w_down, gate, up = ctx.saved_tensors
-        layout, dtype = ctx.layout, _accumulation(x)
+        layout, dtype = ctx.layout, accumulation_dtype(x)
         wants_x, wants_weight, *wants = ctx.needs_input_grad[:5]
         dw_gate, dw_up, dw_down = (
             _zero_where_idle(w, layout) if wanted else None
@@ -105,13 +106,9 @@ class _Mix(torch.autograd.Function):
         return dx, dweight, dw_gate, dw_up, dw_down, None
 
 
-def _accumulation(x: Tensor) -> torch.dtype:
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
-
-
 def _gather(x: Tensor, layout: Layout, strip: Strip) -> Tensor:
     """The strip's rows of x; padding is zero, so that it adds nothing to a sum over rows."""
-    rows = x.index_select(0, strip.of(layout.token)).to(_accumulation(x))
+    rows = x.index_select(0, strip.of(layout.token)).to(accumulation_dtype(x))
     for run in strip.runs:
         if run.padding.stop > run.padding.start:
             rows[run.padding].zero_()
@@ -120,7 +117,7 @@ def _gather(x: Tensor, layout: Layout, strip: Strip) -> Tensor:
 
 def _product(a: Tensor, b: Tensor, out: Tensor) -> None:
     """out = a b, accumulated in fp32 at least."""
-    dtype = _accumulation(a)
+    dtype = accumulation_dtype(a)
     if out.dtype == dtype:
         torch.bmm(a, b.to(dtype), out=out)
     else:

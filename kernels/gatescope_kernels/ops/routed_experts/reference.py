@@ -7,6 +7,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import silu
 
+from gatescope_kernels.ops._common import accumulation_dtype
+
 
 def mix(
     x: Float[Tensor, "N D"],
@@ -20,7 +22,7 @@ def mix(
 
     y_n = sum_j weight[n, j] * ((silu(x_n W_gate[e]) * (x_n W_up[e])) W_down[e])      e = expert_index[n, j]
     """
-    dtype, accumulation = x.dtype, torch.float64 if x.dtype == torch.float64 else torch.float32
+    dtype, accumulation = x.dtype, accumulation_dtype(x)
     x, expert_weight, w_gate, w_up, w_down = (
         tensor.to(accumulation) for tensor in (x, expert_weight, w_gate, w_up, w_down)
     )

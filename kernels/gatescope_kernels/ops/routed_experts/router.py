@@ -9,11 +9,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from gatescope_kernels.errors import Refusal
+from gatescope_kernels.ops._common import accumulation_dtype, check_filled, check_floating, check_tensor
 
 OPERATOR = "route"
 Kind = Literal["softmax", "sigmoid"]
 KINDS = ("softmax", "sigmoid")
-_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 __all__ = ["Kind", "route"]
 
@@ -46,7 +46,7 @@ def route(
     Balancing Strategy for Mixture-of-Experts.
     """
     _check(logits, k, kind, renormalise, bias)
-    z_NE = logits.to(torch.float64 if logits.dtype == torch.float64 else torch.float32)
+    z_NE = logits.to(accumulation_dtype(logits))
     log_score_NE = z_NE.log_softmax(-1) if kind == "softmax" else torch.nn.functional.logsigmoid(z_NE)
     with torch.no_grad():
         # Logits order experts as scores do, and do not underflow to ties.
@@ -58,16 +58,12 @@ def route(
 
 
 def _check(logits: Any, k: Any, kind: Any, renormalise: Any, bias: Any) -> None:
-    if not isinstance(logits, Tensor):
-        got = type(logits).__name__
-        raise Refusal(OPERATOR, "logits [N E] as a tensor", got, "convert it with torch.as_tensor")
-    shape = str(tuple(logits.shape))
+    check_tensor(OPERATOR, "logits [N E]", logits)
     if logits.dim() != 2:
+        shape = str(tuple(logits.shape))
         raise Refusal(OPERATOR, "logits [N E]", shape, "flatten sequences with logits.reshape(-1, E)")
-    if logits.numel() == 0:
-        raise Refusal(OPERATOR, "logits [N E] with no dimension of 0", shape, "skip empty input")
-    if logits.dtype not in _FLOATS:
-        raise Refusal(OPERATOR, "logits in a floating dtype", str(logits.dtype), "convert with logits.float()")
+    check_filled(OPERATOR, "logits [N E]", logits)
+    check_floating(OPERATOR, "logits", logits)
     E = logits.shape[1]
     if not isinstance(k, int) or isinstance(k, bool) or not 1 <= k <= E:
         raise Refusal(OPERATOR, f"k in [1, E] = [1, {E}]", repr(k), "a token cannot name more experts than there are")
@@ -81,8 +77,7 @@ def _check(logits: Any, k: Any, kind: Any, renormalise: Any, bias: Any) -> None:
         raise Refusal(OPERATOR, "bias [E] as a tensor", type(bias).__name__, "pass one number an expert, or None")
     if tuple(bias.shape) != (E,):
         raise Refusal(OPERATOR, f"bias [E] = ({E},)", str(tuple(bias.shape)), "pass one number an expert, or None")
-    if bias.dtype not in _FLOATS:
-        raise Refusal(OPERATOR, "bias in a floating dtype", str(bias.dtype), "convert with bias.float()")
+    check_floating(OPERATOR, "bias", bias)
     if bias.device != logits.device:
         wanted = f"bias on the logits' device {logits.device}"
         raise Refusal(OPERATOR, wanted, str(bias.device), "move it with bias.to(logits.device)")

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from gatescope_kernels.errors import Refusal
+from gatescope_kernels.ops._common import check_device, check_dtype, check_filled, check_floating, check_tensor
 
 OPERATOR = "routed_experts"
-FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 _LAYOUTS = {
     "x": "[N D]",
@@ -54,28 +54,21 @@ def check(x: Tensor, expert_index: Tensor, expert_weight: Tensor, w_gate: Tensor
 
 def _check_tensor(name: str, tensor: Any, x: Tensor) -> None:
     layout = _LAYOUTS[name]
-    if not isinstance(tensor, Tensor):
-        got = type(tensor).__name__
-        raise Refusal(OPERATOR, f"{name} {layout} as a tensor", got, "convert it with torch.as_tensor")
+    check_tensor(OPERATOR, f"{name} {layout}", tensor)
     if tensor.dim() != layout.count(" ") + 1:
         flatten = "flatten sequences with x.reshape(-1, D), indices and weights with .reshape(-1, k)"
         stack = "stack the experts along a first dimension E"
         next_step = stack if layout.startswith("[E") else flatten
         raise Refusal(OPERATOR, f"{name} {layout}", str(tuple(tensor.shape)), next_step)
-    if tensor.numel() == 0:
-        raise Refusal(OPERATOR, f"{name} {layout} with no dimension of 0", str(tuple(tensor.shape)), "skip empty input")
+    check_filled(OPERATOR, f"{name} {layout}", tensor)
     if name == "expert_index":
         if tensor.dtype not in INTEGERS:
             got = str(tensor.dtype)
             raise Refusal(OPERATOR, f"{name} in an integer dtype", got, "pass the indices of topk, not its values")
-    elif tensor.dtype not in FLOATS:
-        raise Refusal(OPERATOR, f"{name} in a floating dtype", str(tensor.dtype), f"convert with {name}.float()")
-    elif tensor.dtype != x.dtype:
-        wanted = f"{name} in x's dtype {x.dtype}"
-        raise Refusal(OPERATOR, wanted, str(tensor.dtype), f"convert with {name}.to(x.dtype)")
-    if tensor.device != x.device:
-        wanted = f"{name} on x's device {x.device}"
-        raise Refusal(OPERATOR, wanted, str(tensor.device), f"move it with {name}.to(x.device)")
+    else:
+        check_floating(OPERATOR, name, tensor)
+        check_dtype(OPERATOR, name, tensor, "x", x)
+    check_device(OPERATOR, name, tensor, "x", x)
 
 
 def _check_shape(name: str, tensor: Tensor, shape: tuple[int, ...], next_step: str) -> None:
