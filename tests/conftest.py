@@ -18,7 +18,12 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
+import torch
 from jaxtyping import install_import_hook
+
+# Before triton is imported: without a GPU its interpreter runs the kernels.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 # Every annotated shape of the three packages is checked at each call. The hook must stand before their first import.
 sys.path.insert(0, str(Path(__file__).parent))

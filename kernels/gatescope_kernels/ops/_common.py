@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from gatescope_kernels.errors import Refusal
+from gatescope_kernels.ops._launch import obstacle
 
 #: The dtypes ops compute in.
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -16,16 +17,33 @@ FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 Implementation = TypeVar("Implementation")
 
 
-def choose(operator: str, impl: str, implementations: Mapping[str, Implementation]) -> Implementation:
-    """The implementation a caller named; "auto" is the fastest one that runs here, which is blockwise on any device.
+def choose(
+    operator: str,
+    impl: str,
+    implementations: Mapping[str, Implementation],
+    x: Tensor,
+    unfit: tuple[str, str] | None = None,
+) -> Implementation:
+    """The implementation a caller named; "auto" is "fused" where a GPU holds ``x`` and the kernels know the case, else
+    "blockwise".
 
-    Raises Refusal for a name that is not there.
+    unfit   what the fused kernels want and what they got, where they do not know this case
+
+    Raises Refusal for a name that is not there, and for "fused" where it cannot run.
     """
     if impl == "auto":
-        return implementations["blockwise"]
+        fused = "fused" in implementations and x.is_cuda and unfit is None and obstacle(x) is None
+        return implementations["fused" if fused else "blockwise"]
     if impl not in implementations:
         names = ("auto", *implementations)
         raise Refusal(operator, f"impl in {names}", repr(impl), "use impl='auto' for the fastest one that runs here")
+    if impl == "fused":
+        if (why := obstacle(x)) is not None:
+            wanted, got, next_step = why
+            raise Refusal(operator, f"for impl='fused': {wanted}", got, next_step)
+        if unfit is not None:
+            wanted, got = unfit
+            raise Refusal(operator, f"for impl='fused': {wanted}", got, "use impl='auto' or 'blockwise'")
     return implementations[impl]
 
 

@@ -26,6 +26,37 @@ class Case:
 
 
 @dataclass(frozen=True, slots=True)
+class Work:
+    """The least an op has to do: floating-point operations of its products, and bytes read and written once."""
+
+    flops: float
+    bytes: float
+
+
+@dataclass(frozen=True, slots=True)
+class Production:
+    """A size that the fused kernels are built for. The compile gate compiles what the op launches on it; the roofline
+    reads its work."""
+
+    case: Case
+    dtype: torch.dtype
+    forward: Work
+    backward: Work | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What the compiled form of one Triton kernel has to keep to, in every production; spills are never allowed.
+
+    products   matrix products (tl.dot) in it, each of which must run on tensor cores
+    occupancy  by target, the least share of a multiprocessor's warps that can be resident, in percent
+    """
+
+    products: int
+    occupancy: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
 class Op:
     """A row. ``inputs(case, dtype, seed)`` makes keyword arguments, ``call(impl, inputs)`` runs and names the results.
 
@@ -36,6 +67,9 @@ class Op:
     gradient_budget  the same for gradients
     implementations  names that ``call`` takes; "reference" is the oracle of the others
     contests         what `gatescope bench` times, by (device, quick)
+    unfused          names of cases that the fused kernels refuse
+    productions      sizes that the fused kernels are compiled for
+    budgets          by name of a Triton kernel
     """
 
     name: str
@@ -49,3 +83,6 @@ class Op:
     gradient_budget: dict[torch.dtype, float]
     implementations: tuple[str, ...]
     contests: Callable[[str, bool], Iterable[Contest]]
+    unfused: frozenset[str] = frozenset()
+    productions: tuple[Production, ...] = ()
+    budgets: dict[str, Budget] = field(default_factory=dict)

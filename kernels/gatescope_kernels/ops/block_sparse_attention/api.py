@@ -115,7 +115,7 @@ def block_max_attention(
     problem = resolve(BLOCK_MAX, {"q": q, "k": k}, causal, block, scale)
     if not isinstance(normalise, bool):
         raise Refusal(BLOCK_MAX, "normalise: True or False", repr(normalise), "True makes each row sum to 1")
-    largest = choose(BLOCK_MAX, impl, IMPLEMENTATIONS)[1](q, k, problem)
+    largest = choose(BLOCK_MAX, impl, IMPLEMENTATIONS, q)[1](q, k, problem)
     if not normalise:
         return largest
     total = largest.sum(-1, keepdim=True)
@@ -135,5 +135,5 @@ def _attend(
 ) -> tuple[Tensor, ...]:
     problem = resolve(OPERATOR, {"q": q, "k": k, "v": v}, causal, block, scale)
     check_mask(block_mask, q, problem)
-    out, *lse = choose(OPERATOR, impl, IMPLEMENTATIONS)[0](q, k, v, block_mask, problem, with_lse)
+    out, *lse = choose(OPERATOR, impl, IMPLEMENTATIONS, q)[0](q, k, v, block_mask, problem, with_lse)
     return out.to(q.dtype), *lse

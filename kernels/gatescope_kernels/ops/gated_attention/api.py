@@ -94,7 +94,7 @@ def gated_attention(
     Source: Qiu et al. 2025, Gated Attention for Large Language Models; Xiao et al. 2024 for window and sink tokens.
     """
     problem, sink_H = resolve(q, k, v, gate, combine, sink, visibility, key_mask, scale, (), ())
-    out, _ = choose(OPERATOR, impl, IMPLEMENTATIONS)(q, k, v, sink_H, problem)
+    out, _ = choose(OPERATOR, impl, IMPLEMENTATIONS, q)(q, k, v, sink_H, problem)
     return _gated(out, gate, combine, q)
 
 
@@ -121,7 +121,7 @@ def gated_attention_with_stats(
     Raises Refusal as gated_attention does, and for an unknown statistic or a key outside [0, S).
     """
     problem, sink_H = resolve(q, k, v, gate, combine, sink, visibility, key_mask, scale, stats, keys)
-    out, found = choose(OPERATOR, impl, IMPLEMENTATIONS)(q, k, v, sink_H, problem)
+    out, found = choose(OPERATOR, impl, IMPLEMENTATIONS, q)(q, k, v, sink_H, problem)
     chosen = problem.keys if "mass" in problem.stats else ()
     return _gated(out, gate, combine, q), AttentionStats(visible=problem.count_visible(), keys=chosen, **found)
 

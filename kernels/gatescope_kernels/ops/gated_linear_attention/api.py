@@ -58,5 +58,5 @@ def gated_linear_attention(
     Source: Yang et al. 2024, Gated Linear Attention Transformers; Yang et al. 2025, Gated Delta Networks.
     """
     (*inputs, state), scale = resolve(q, k, v, g, beta, initial_state, scale)
-    out, final = choose(OPERATOR, impl, IMPLEMENTATIONS)(*inputs, state, scale)
+    out, final = choose(OPERATOR, impl, IMPLEMENTATIONS, q)(*inputs, state, scale)
     return out.to(q.dtype), final

@@ -55,7 +55,7 @@ def nm_linear(
     Source: Zhou et al. 2021, Learning N:M Fine-grained Structured Sparse Neural Networks From Scratch, SR-STE.
     """
     check_linear(x, weight, bias, n, m, backward, decay)
-    return choose("nm_linear", impl, IMPLEMENTATIONS)(x, weight, bias, n, m, backward, decay)
+    return choose("nm_linear", impl, IMPLEMENTATIONS, x)(x, weight, bias, n, m, backward, decay)
 
 
 def nm_mask(weight: Float[Tensor, "F D"], n: int, m: int) -> Bool[Tensor, "F D"]:

@@ -47,7 +47,7 @@ def polynorm(
     Source: Zhuo et al. 2024, Polynomial Composition Activations (PolyCom), PolyNorm of order 3.
     """
     check_polynorm(x, weight, bias, eps)
-    return choose("polynorm", impl, IMPLEMENTATIONS).polynorm(x, weight, bias, eps)
+    return choose("polynorm", impl, IMPLEMENTATIONS, x).polynorm(x, weight, bias, eps)
 
 
 def polyrelu(
@@ -72,4 +72,4 @@ def polyrelu(
     Source: Zhuo et al. 2024, Polynomial Composition Activations (PolyCom), PolyReLU of order 3.
     """
     check_polyrelu(x, weight)
-    return choose("polyrelu", impl, IMPLEMENTATIONS).polyrelu(x, weight)
+    return choose("polyrelu", impl, IMPLEMENTATIONS, x).polyrelu(x, weight)

@@ -55,5 +55,5 @@ def routed_experts(
     Tan et al. 2024 (ScatterMoE) for experts without capacity.
     """
     check(x, expert_index, expert_weight, w_gate, w_up, w_down)
-    run = choose(OPERATOR, impl, IMPLEMENTATIONS)
+    run = choose(OPERATOR, impl, IMPLEMENTATIONS, x)
     return run(x, expert_index.long(), expert_weight, w_gate, w_up, w_down)
