@@ -29,8 +29,8 @@ class Case:
 class Work:
     """The least an op has to do: floating-point operations of its products, and bytes read and written once."""
 
-    flops: float
-    bytes: float
+    flops: int
+    bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,8 @@ class Production:
 class Budget:
     """What the compiled form of one Triton kernel has to keep to, in every production; spills are never allowed.
 
-    products   matrix products (tl.dot) in it, each of which must run on tensor cores
+    products   matrix products in it (tt.dot in its TTIR: a loop counts once, an unrolled one each time), each of
+               which must run on tensor cores
     occupancy  by target, the least share of a multiprocessor's warps that can be resident, in percent
     """
 
