@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gatescope_kernels.ops._row import Case, Op
+from gatescope_kernels.ops._row import Budget, Case, Op, Production, Work
 from gatescope_kernels.ops.polynorm.api import IMPLEMENTATIONS, polynorm, polyrelu
 from gatescope_kernels.ops.polynorm.bench import contests
 
@@ -60,6 +60,14 @@ def _call(impl: Any, inputs: dict[str, Any]) -> dict[str, Tensor]:
 _BIAS = {"bias": True}
 _RELU = {"function": "polyrelu"}
 
+
+def _production(case: Case, dtype: torch.dtype, forward: int, backward: int) -> Production:
+    """Reads x and writes y; reads x and dy and writes dx. FLOPs an element stand in the README."""
+    elements = case.sizes["B"] * case.sizes["T"] * case.sizes["D"]
+    size = elements * dtype.itemsize
+    return Production(case, dtype, Work(forward * elements, 2 * size), Work(backward * elements, 3 * size))
+
+
 ROW = Op(
     name="polynorm",
     inputs=_inputs,
@@ -72,6 +80,7 @@ ROW = Op(
         _case("width_16", _BIAS, T=100, D=16),
         _case("width_64", _BIAS, T=100, D=64),
         _case("width_1000", _BIAS, T=7, D=1000),
+        _case("wider_than_a_program", _BIAS, B=1, T=1, D=16_400),
         _case("eps_large", {"eps": 1.0} | _BIAS),
         _case("eps_dwarfs_all", {"eps": 1e26} | _BIAS),
         _case("eps_small", {"eps": 1e-12} | _BIAS),
@@ -101,4 +110,16 @@ ROW = Op(
     gradient_budget={torch.float64: 1e-12, torch.float32: 5e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3},
     implementations=tuple(IMPLEMENTATIONS),
     contests=contests,
+    unfused=frozenset({"wider_than_a_program"}),
+    productions=(
+        _production(_case("polynorm", _BIAS, B=1, T=8192, D=8192), torch.bfloat16, 14, 19),
+        _production(_case("polynorm", _BIAS, B=1, T=4096, D=4096), torch.float32, 14, 19),
+        _production(_case("polyrelu", _RELU, B=1, T=4096, D=4096), torch.bfloat16, 7, 14),
+    ),
+    budgets={
+        "polynorm_forward": Budget(0, {"sm_80": 50, "sm_90": 50, "sm_100": 50, "gfx942": 100}),
+        "polynorm_backward": Budget(0, {"sm_80": 25, "sm_90": 25, "sm_100": 25, "gfx942": 100}),
+        "polyrelu_forward": Budget(0, {"sm_80": 100, "sm_90": 100, "sm_100": 100, "gfx942": 100}),
+        "polyrelu_backward": Budget(0, {"sm_80": 56, "sm_90": 56, "sm_100": 56, "gfx942": 100}),
+    },
 )

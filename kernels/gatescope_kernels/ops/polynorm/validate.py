@@ -13,6 +13,8 @@ from gatescope_kernels.ops._common import FLOATS, accumulation_dtype, check_devi
 
 #: Below this the inverse norm of a row of zeros, and its square in the backward pass, leave float32.
 SMALLEST_EPS = 1e-24
+#: Channels of a row that a Triton program still holds in registers.
+WIDEST_FUSED = 16_384
 
 
 def check_polynorm(x: Any, weight: Any, bias: Any, eps: Any) -> None:
@@ -54,3 +56,9 @@ def _check_coefficients(operator: str, name: str, given: Any, length: int, next_
         names = " or ".join(map(str, allowed))
         raise Refusal(operator, f"{name} in {names}", str(given.dtype), f"convert with {name}.to(x.dtype)")
     check_device(operator, name, given, "x", x)
+
+
+def unfit_for_fused(x: Tensor) -> tuple[str, str] | None:
+    """Wanted and got, where the fused PolyNorm cannot hold a row."""
+    D = x.shape[-1]
+    return None if D <= WIDEST_FUSED else (f"rows of at most {WIDEST_FUSED:,} channels", f"{D:,}")
