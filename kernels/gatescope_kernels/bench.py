@@ -15,9 +15,11 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import entry_points
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,9 +36,22 @@ Contestant = Callable[[], dict[str, Tensor]]
 
 
 @dataclass(frozen=True, slots=True)
+class Peer:
+    """A library that does the same, timed where it is installed and named where it is not.
+
+    package  what to install
+    module   what ``run`` imports, at its first call
+    """
+
+    package: str
+    module: str
+    run: Contestant
+
+
+@dataclass(frozen=True, slots=True)
 class Contest:
-    """Ours against the baselines on one shape. Results with the same name must agree within ``tolerance``, relative
-    to the largest magnitude (at least 1)."""
+    """Ours against the baselines and peers on one shape. Results with the same name must agree within ``tolerance``,
+    relative to the largest magnitude (at least 1)."""
 
     op: str
     task: str
@@ -46,12 +61,35 @@ class Contest:
     ours: Contestant
     baselines: dict[str, Contestant]
     tolerance: float = 1e-4
+    peers: dict[str, Peer] = field(default_factory=dict)
+
+    def runners(self) -> tuple[dict[str, Contestant], tuple[str, ...]]:
+        """Who runs, ours first, and the packages of peers that are not installed."""
+        here = {name: peer.run for name, peer in self.peers.items() if _installed(peer.module)}
+        absent = tuple(peer.package for name, peer in self.peers.items() if name not in here)
+        return {OURS: self.ours, **self.baselines, **here}, absent
+
+
+def _installed(module: str) -> bool:
+    return find_spec(module.partition(".")[0]) is not None
+
+
+def working_dtype(device: str) -> torch.dtype:
+    """What contests compute in: float32 on a CPU, bfloat16 on a GPU, as models do there."""
+    return torch.bfloat16 if device == "cuda" else torch.float32
+
+
+def terms(device: str) -> dict[str, Any]:
+    """The fields of a Contest that follow from the device: itself, the dtype and how far results may differ."""
+    dtype = working_dtype(device)
+    tolerance = 3e-2 if dtype == torch.bfloat16 else 1e-4
+    return {"device": device, "dtype": str(dtype).removeprefix("torch."), "tolerance": tolerance}
 
 
 @dataclass(frozen=True, slots=True)
 class Timing:
     """One contestant in one contest. ``ratio`` is ours / theirs: above 1 we are slower. ``error`` is the largest
-    difference from ours over ``compared`` results."""
+    difference from ours over ``compared`` results. ``absent``, in our row, names peers that are not installed."""
 
     op: str
     task: str
@@ -67,6 +105,7 @@ class Timing:
     threads: int
     torch: str
     python: str
+    absent: tuple[str, ...] = ()
 
 
 def hold(contest: Contest, rounds: int) -> list[Timing]:
@@ -74,10 +113,10 @@ def hold(contest: Contest, rounds: int) -> list[Timing]:
 
     Raises Refusal where a baseline computes something else than we do: such times would not be comparable.
     """
-    runners = {OURS: contest.ours, **contest.baselines}
+    runners, absent = contest.runners()
     ours = contest.ours()
     agreements = {OURS: ((), 0.0)} | {
-        name: _agree(contest, name, ours, run()) for name, run in contest.baselines.items()
+        name: _agree(contest, name, ours, run()) for name, run in runners.items() if name != OURS
     }
     repeats = {name: max(1, round(SHORTEST_S / _seconds(run, 1, contest.device))) for name, run in runners.items()}
     times: dict[str, list[float]] = {name: [] for name in runners}
@@ -101,14 +140,16 @@ def hold(contest: Contest, rounds: int) -> list[Timing]:
             threads=torch.get_num_threads(),
             torch=torch.__version__,
             python=platform.python_version(),
+            absent=absent if name == OURS else (),
         )
         for name in runners
     ]
 
 
 def normal(*shape: int, device: str) -> Tensor:
-    """Standard normal inputs of a contest, the same for the same shape on every device."""
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape))).to(device)
+    """Standard normal inputs of a contest, the same for the same shape on every device but for rounding."""
+    x = torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape)))
+    return x.to(device, working_dtype(device))
 
 
 def _agree(
@@ -194,6 +235,8 @@ def _run(args: argparse.Namespace) -> int:
                 print(f"{held[0].device}, {held[0].threads} threads, torch {held[0].torch}, Python {held[0].python}")
             print(f"\n{contest.op}: {contest.task}   {contest.shape} {contest.dtype}")
             print("\n".join(map(_line, held)), flush=True)
+            for package in held[0].absent:
+                print(f"  {package:<34} not installed: pip install {package}", flush=True)
             timings += held
     finally:
         torch.set_num_threads(before)

@@ -120,8 +120,10 @@ def _line(verdict: Verdict) -> str:
     return f"    {c.kernel:<34}{c.target:<8}{numbers}{100 * c.occupancy:>10.0f} %  {'; '.join(verdict.faults)}"
 
 
-_HEAD = "    " + f"{'kernel':<34}{'target':<8}" + (
-    f"{'registers':>9}{'spilled':>8}{'shared':>9}{'warps':>7}{'products':>10}{'tensor':>9}{'occupancy':>12}"
+_HEAD = (
+    "    "
+    + f"{'kernel':<34}{'target':<8}"
+    + (f"{'registers':>9}{'spilled':>8}{'shared':>9}{'warps':>7}{'products':>10}{'tensor':>9}{'occupancy':>12}")
 )
 
 
@@ -169,7 +171,9 @@ def _run(args: argparse.Namespace) -> int:
         partial.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
         partial.replace(args.json)
     compiled = f"{len(everything)} kernels for {', '.join(targets)}"
-    print(f"\n{compiled}: {f'{broken} outside their budgets' if broken else 'all within their budgets'}", file=sys.stderr)
+    print(
+        f"\n{compiled}: {f'{broken} outside their budgets' if broken else 'all within their budgets'}", file=sys.stderr
+    )
     return 1 if broken else 0
 
 

@@ -39,8 +39,8 @@ class Machine:
     shared_reserved: int
     blocks: int
     tensor_columns: int
-    tflops: dict[torch.dtype, float]
-    gigabytes_s: float
+    tflops: dict[torch.dtype, int]
+    gigabytes_s: int
 
     def occupancy(self, registers: int, shared: int, warps: int, tensor_columns: int = 0) -> float:
         """Share of ``warps`` that can be resident when each thread takes ``registers``, and each block of ``warps``
@@ -53,7 +53,7 @@ class Machine:
         return blocks * warps / self.warps
 
 
-def _tflops(half: float, single: float) -> dict[torch.dtype, float]:
+def _tflops(half: int, single: int) -> dict[torch.dtype, int]:
     return {torch.bfloat16: half, torch.float16: half, torch.float32: single}
 
 
@@ -76,7 +76,7 @@ MACHINES: dict[str, Machine] = {
             shared_reserved=_KIB,
             blocks=32,
             tensor_columns=0,
-            tflops=_tflops(312, 156 / _TF32_PRODUCTS),
+            tflops=_tflops(312, 156 // _TF32_PRODUCTS),
             gigabytes_s=2039,
         ),
         Machine(
@@ -91,7 +91,7 @@ MACHINES: dict[str, Machine] = {
             shared_reserved=_KIB,
             blocks=32,
             tensor_columns=0,
-            tflops=_tflops(989, 495 / _TF32_PRODUCTS),
+            tflops=_tflops(989, 495 // _TF32_PRODUCTS),
             gigabytes_s=3350,
         ),
         Machine(
@@ -106,7 +106,7 @@ MACHINES: dict[str, Machine] = {
             shared_reserved=_KIB,
             blocks=32,
             tensor_columns=512,
-            tflops=_tflops(2250, 1125 / _TF32_PRODUCTS),
+            tflops=_tflops(2250, 1125 // _TF32_PRODUCTS),
             gigabytes_s=8000,
         ),
         Machine(

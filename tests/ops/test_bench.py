@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import gatescope_kernels.bench as bench
 import pytest
 import torch
 from gatescope_kernels import Refusal
-from gatescope_kernels.bench import COMMAND, Contest, contests, hold
+from gatescope_kernels.bench import COMMAND, Contest, Peer, contests, hold
 from gatescope_kernels.ops._table import OPS
 
 
@@ -44,6 +45,14 @@ def test_equal_results_are_timed() -> None:
 def test_different_results_are_not_timed(theirs: dict[str, torch.Tensor], words: str) -> None:
     with pytest.raises(Refusal, match=words):
         hold(contest(theirs), rounds=1)
+
+
+def test_a_peer_is_timed_where_it_is_installed_and_named_where_it_is_not() -> None:
+    ones = {"out": torch.ones(3)}
+    peers = {"here": Peer("torch", "torch.nn", lambda: ones), "elsewhere": Peer("no-such", "no_such", lambda: ones)}
+    ours, other, here = hold(replace(contest(ones), peers=peers), rounds=1)
+    assert [timing.contestant for timing in (ours, other, here)] == ["gatescope", "other", "here"]
+    assert (ours.absent, here.absent) == (("no-such",), ())
 
 
 @pytest.mark.parametrize("op", OPS)

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import rms_norm
 
-from gatescope_kernels.bench import Contest
+from gatescope_kernels.bench import Contest, Peer, normal, terms, working_dtype
 from gatescope_kernels.ops.polynorm.api import polynorm, polyrelu
 
-_NAME, _DTYPE, _EPS = "polynorm", "float32", 1e-6
+_NAME, _EPS = "polynorm", 1e-6
 
 
 def contests(device: str, quick: bool) -> Iterator[Contest]:
@@ -26,8 +26,8 @@ def contests(device: str, quick: bool) -> Iterator[Contest]:
 
 
 def _inputs(N: int, D: int, coefficients: int, device: str) -> tuple[Tensor, Tensor, Tensor]:
-    x = torch.randn(N, D, generator=torch.Generator().manual_seed(0)).to(device)
-    return x, torch.full((coefficients,), 1 / 3, device=device), torch.zeros(1, device=device)
+    numbers = {"device": device, "dtype": working_dtype(device)}
+    return normal(N, D, device=device), torch.full((coefficients,), 1 / 3, **numbers), torch.zeros(1, **numbers)
 
 
 def _naive(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -48,16 +48,32 @@ def _naive_polyrelu(x: Tensor, weight: Tensor) -> Tensor:
     return weight[0] + weight[1] * r + weight[2] * r**2 + weight[3] * r**3
 
 
-def _contest(task: str, x: Tensor, device: str, ours: Callable, baselines: dict[str, Callable]) -> Contest:
+def _contest(
+    task: str,
+    x: Tensor,
+    device: str,
+    ours: Callable,
+    baselines: dict[str, Callable],
+    liger: Callable[[Callable], dict[str, Tensor]] | None = None,
+) -> Contest:
+    peers = {}
+    if device == "cuda" and liger is not None:
+        peers["Liger-Kernel"] = Peer("liger-kernel", "liger_kernel", lambda: liger(_liger()))
     return Contest(
         op=_NAME,
         task=task,
         shape="x".join(map(str, x.shape)),
-        dtype=_DTYPE,
-        device=device,
         ours=ours,
         baselines=baselines,
+        peers=peers,
+        **terms(device),
     )
+
+
+def _liger() -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    from liger_kernel.ops.poly_norm import LigerPolyNormFunction
+
+    return lambda x, weight, bias: LigerPolyNormFunction.apply(x, weight, bias, _EPS, False)
 
 
 def _forward(N: int, D: int, device: str) -> Contest:
@@ -72,6 +88,7 @@ def _forward(N: int, D: int, device: str) -> Contest:
             "torch rms_norm of each power": lambda: {"out": _with_rms_norm(x, weight, bias)},
             "a copy of the same bytes": lambda: {"x": x.clone()},
         },
+        lambda their_polynorm: {"out": their_polynorm(x, weight, bias)},
     )
 
 
@@ -87,6 +104,7 @@ def _training_step(N: int, D: int, device: str) -> Contest:
             "the expression": lambda: step(_naive(*leaves)),
             "torch rms_norm of each power": lambda: step(_with_rms_norm(*leaves)),
         },
+        lambda their_polynorm: step(their_polynorm(*leaves)),
     )
 
 
@@ -118,7 +136,7 @@ def _polyrelu_training_step(N: int, D: int, device: str) -> Contest:
 
 
 def _step(leaves: list[Tensor], names: tuple[str, ...]) -> Callable[[Tensor], dict[str, Tensor]]:
-    upstream = torch.randn(leaves[0].shape, generator=torch.Generator().manual_seed(1)).to(leaves[0].device)
+    upstream = torch.randn(leaves[0].shape, generator=torch.Generator().manual_seed(1)).to(leaves[0])
 
     def step(out: Tensor) -> dict[str, Tensor]:
         return {"out": out.detach()} | dict(zip(names, torch.autograd.grad(out, leaves, upstream), strict=True))
