@@ -18,10 +18,10 @@ ARGS ?=
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev lab test notebooks claims build bench lint clean
+.PHONY: help setup setup-dev lab test notebooks claims build bench compile-report lint clean
 
 help:  ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
 setup:  ## make .venv, install the pins, convert SmolLM2 once
 	@$(BOOTSTRAP) setup
@@ -46,6 +46,9 @@ build: setup  ## lessons -> notebooks
 
 bench: setup  ## time the kernels on this machine
 	@$(BIN)/gatescope bench $(ARGS)
+
+compile-report: setup  ## compile every kernel for four GPUs, none needed; registers, spills, roofline
+	@$(BIN)/gatescope compile-report $(ARGS)
 
 lint: setup-dev  ## ruff and mypy
 	@$(BIN)/ruff check
