@@ -23,7 +23,10 @@ def test_commands_in_the_docs_exist(root: Path, targets: set[str], doc: str) -> 
     entry_points = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]["entry-points"]
     named = set(re.findall(r"(?:^|`)make ([a-z-]+)", text, re.MULTILINE))
     assert named - targets == set()
-    subcommands = set(re.findall(r"(?:^|`)(?:\.venv/bin/)?gatescope ([a-z-]+)", text, re.MULTILINE))
+    shell = "".join(
+        f"`{line}" for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL) for line in block.splitlines()
+    )
+    subcommands = set(re.findall(r"`(?:\.venv/bin/)?gatescope ([a-z-]+)", text + shell))
     assert subcommands - entry_points["gatescope.commands"].keys() == set()
 
 
