@@ -11,8 +11,8 @@ from torch import Tensor
 
 from gatescope_kernels.ops._common import choose
 from gatescope_kernels.ops.gated_attention import blockwise, reference
-from gatescope_kernels.ops.gated_attention.problem import Visibility
-from gatescope_kernels.ops.gated_attention.validate import OPERATOR, STATISTICS, resolve
+from gatescope_kernels.ops.gated_attention.problem import OPERATOR, Visibility
+from gatescope_kernels.ops.gated_attention.validate import STATISTICS, resolve
 
 Impl = Literal["auto", "reference", "blockwise"]
 Combine = Literal["multiply", "add"]
@@ -41,7 +41,7 @@ class AttentionStats:
     visible    n_i: keys that row i sees (a learned sink is not counted here)              [B T]
     entropy    H_i = -sum_j A_ij log A_ij, learned sink included as one more outcome, nats [B H T]
     max_logit  largest visible scale * q_i.k_j (sink excluded); -inf on an empty row       [B H T]
-    mass       A_is for each chosen key s in ``keys``                                      [B H T N]
+    mass       A_is for each chosen key s in ``keys``, counted in the row's own document   [B H T N]
     key_mass   sum_i A_ij: attention a key receives                                        [B H S]
     sink_mass  mass on the learned sink, 1 - sum_j A_ij; None without a sink               [B H T]
 
@@ -69,6 +69,7 @@ def gated_attention(
     sink: Float[Tensor, " H"] | float | None = None,
     visibility: Visibility = Visibility(),  # noqa: B008 (frozen)
     key_mask: Bool[Tensor, "B S"] | None = None,
+    documents: Int[Tensor, "B T"] | None = None,
     scale: float | None = None,
     impl: Impl = "auto",
 ) -> Float[Tensor, "B H T V"]:
@@ -82,20 +83,30 @@ def gated_attention(
     sink        a learned logit for each query head (gpt-oss); the number 0.0 is softmax-off-by-one (Miller 2023)
     visibility  causal, window, sink tokens; see Visibility
     key_mask    True where a key may be read: padding
+    documents   ids of packed sequences, which do not decrease along T; T = S. A row reads keys of its own document
+                only, on top of every other rule, and the sink tokens of a window are the first of that document
     scale       None is 1 / sqrt(K)
     impl        "auto" is "blockwise"; "reference" materialises T x S and is for tests
 
     Query head h reads key-value head h // (H / G). fp16 and bf16 accumulate in fp32; the output keeps q.dtype. A row
     that sees no key has output 0 before the gate. Values are not scanned: a NaN in q, or in a key or value, shows in
-    the output and statistics of the rows that read it (a NaN in a masked value too: 0 * NaN), and never as a zero.
+    the output and statistics of the rows that read it (a NaN in a hidden value may too: 0 * NaN), and never as a zero.
+
+    Packed sequences usually come as the cu_seqlens of flash-attention: the places where documents begin, and T. From
+    these the ids of one packed row are
+
+        documents = torch.repeat_interleave(torch.arange(D), cu_seqlens.diff())[None]                       [1 T]
+
+    A batch padded on the right is the same thing with one more document for the padding; key_mask may be given as well.
+    Ids are checked by value: one reduction, and on a GPU one wait for the device.
 
     Raises Refusal for shapes, dtypes, devices or options that do not fit, and for an unknown ``impl``.
 
     Source: Qiu et al. 2025, Gated Attention for Large Language Models; Xiao et al. 2024 for window and sink tokens.
     """
-    problem, sink_H = resolve(q, k, v, gate, combine, sink, visibility, key_mask, scale, (), ())
-    out, _ = choose(OPERATOR, impl, IMPLEMENTATIONS, q)(q, k, v, sink_H, problem)
-    return _gated(out, gate, combine, q)
+    problem, sink_H = resolve(q, k, v, gate, combine, sink, visibility, key_mask, documents, scale, (), ())
+    out, _ = choose(OPERATOR, impl, IMPLEMENTATIONS, q)(q, k, v, gate, combine, sink_H, problem)
+    return out
 
 
 def gated_attention_with_stats(
@@ -108,6 +119,7 @@ def gated_attention_with_stats(
     sink: Float[Tensor, " H"] | float | None = None,
     visibility: Visibility = Visibility(),  # noqa: B008 (frozen)
     key_mask: Bool[Tensor, "B S"] | None = None,
+    documents: Int[Tensor, "B T"] | None = None,
     scale: float | None = None,
     stats: tuple[str, ...] = STATISTICS,
     keys: tuple[int, ...] = (0,),
@@ -118,16 +130,12 @@ def gated_attention_with_stats(
     The statistics describe A, so the gate does not enter them. "mass" alone costs O(T * N) beyond plain attention;
     "entropy", "max_logit" and "key_mass" together cost elementwise work on each score, never memory of T x S.
 
+    In packed documents ``keys`` count from the first token of the row's own document, so that 0 is that token; a key
+    beyond the document's end has mass 0. "key_mass" stays by position in the whole sequence.
+
     Raises Refusal as gated_attention does, and for an unknown statistic or a key outside [0, S).
     """
-    problem, sink_H = resolve(q, k, v, gate, combine, sink, visibility, key_mask, scale, stats, keys)
-    out, found = choose(OPERATOR, impl, IMPLEMENTATIONS, q)(q, k, v, sink_H, problem)
+    problem, sink_H = resolve(q, k, v, gate, combine, sink, visibility, key_mask, documents, scale, stats, keys)
+    out, found = choose(OPERATOR, impl, IMPLEMENTATIONS, q)(q, k, v, gate, combine, sink_H, problem)
     chosen = problem.keys if "mass" in problem.stats else ()
-    return _gated(out, gate, combine, q), AttentionStats(visible=problem.count_visible(), keys=chosen, **found)
-
-
-def _gated(out: Tensor, gate: Tensor | None, combine: str, q: Tensor) -> Tensor:
-    out = out.to(q.dtype)
-    if gate is None:
-        return out
-    return out * gate if combine == "multiply" else out + gate
+    return out, AttentionStats(visible=problem.count_visible(), keys=chosen, **found)

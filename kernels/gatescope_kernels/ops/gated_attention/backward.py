@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gatescope_kernels.ops.gated_attention.forward import for_flash
+from gatescope_kernels.ops.gated_attention.forward import chosen_rows, for_flash
 from gatescope_kernels.ops.gated_attention.problem import Problem
 from gatescope_kernels.ops.gated_attention.strips import Strip, Workspace, strips
 
@@ -113,10 +113,7 @@ def strip_backward(up: Upstream, saved: Saved, problem: Problem) -> tuple[Tensor
         w.put(dq, strip, torch.bmm(ds, k_strip))
         _add_keys(dk, strip, ds, q_rows)
     if d_mass is not None:
-        chosen = torch.tensor(problem.keys, device=problem.device, dtype=torch.long)
-        ds = d_mass.view(N, R * T, -1)
-        dq += (ds @ w.k[:, chosen]).view_as(dq)
-        dk.index_add_(1, chosen, ds.mT @ w.q.reshape(N, R * T, -1), alpha=problem.scale)
+        _add_chosen_mass(dq, dk, d_mass, saved.k, w)
     dq *= problem.scale
     dsink = None
     if saved.sink is not None and log_sink_mass is not None:
@@ -134,6 +131,24 @@ def _add_keys(
     """into_j += sum_i weight_ij rows_i."""
     for columns, keys in strip.parts:
         into[strip.n0 : strip.n1, keys].baddbmm_(weight[..., columns].mT, rows)
+
+
+def _add_chosen_mass(
+    dq: Float[Tensor, "N R T K"], dk: Float[Tensor, "N S K"], ds: Float[Tensor, "N R T n"], k: Tensor, w: Workspace
+) -> None:
+    """dq_i += dS_is k_s, the scale left to the caller, and dk_s += scale * dS_is q_i."""
+    problem = w.problem
+    if problem.start is None:
+        chosen = torch.tensor(problem.keys, device=problem.device, dtype=torch.long)
+        rows = ds.flatten(1, 2)
+        dq += (rows @ w.k[:, chosen]).view_as(dq)
+        dk.index_add_(1, chosen, rows.mT @ w.q.reshape(w.N, -1, dk.shape[-1]), alpha=problem.scale)
+        return
+    places, _ = problem.chosen()
+    for place, ds_place in zip(places.unbind(-1), ds.unbind(-1), strict=True):
+        dq += ds_place[..., None] * chosen_rows(k, place, problem).view(w.N, 1, problem.T, -1)
+        index = place.repeat_interleave(problem.G, 0)[..., None].expand(-1, -1, dk.shape[-1])
+        dk.scatter_add_(1, index, (ds_place[..., None] * w.q).sum(1) * problem.scale)
 
 
 def _add_key_mass(ds: Tensor, p: Tensor, a: Tensor, d_keys: Float[Tensor, "N R S"], strip: Strip, w: Workspace) -> None:

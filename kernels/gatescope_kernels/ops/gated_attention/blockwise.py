@@ -15,6 +15,7 @@ from torch.autograd.function import once_differentiable
 
 from gatescope_kernels.ops.gated_attention.backward import Saved, Upstream, flash_backward, strip_backward
 from gatescope_kernels.ops.gated_attention.forward import chosen_mass, flash_applies, flash_forward, strip_forward
+from gatescope_kernels.ops.gated_attention.gate import gated
 from gatescope_kernels.ops.gated_attention.problem import Problem
 
 
@@ -22,16 +23,18 @@ def attend(
     q: Float[Tensor, "B H T K"],
     k: Float[Tensor, "B G S K"],
     v: Float[Tensor, "B G S V"],
+    gate: Float[Tensor, "B H T W"] | None,
+    combine: str,
     sink: Float[Tensor, " H"] | None,
     problem: Problem,
 ) -> tuple[Float[Tensor, "B H T V"], dict[str, Tensor]]:
-    """Attention before the gate, and the statistics in ``problem.stats`` in the accumulation dtype.
+    """Gated attention in q's dtype, and the statistics in ``problem.stats`` in the accumulation dtype.
 
-    Differentiable once, in q, k, v and sink, for every result.
+    Differentiable once, in q, k, v, gate and sink, for every result.
     """
-    out, *statistics = _Attend.apply(q, k, v, sink, problem)
+    y, *statistics = _Attend.apply(q, k, v, sink, problem)
     named = zip(Upstream._fields[1:], statistics, strict=True)
-    return out, {name: value for name, value in named if value is not None}
+    return gated(y, gate, combine, q.dtype), {name: value for name, value in named if value is not None}
 
 
 class _Attend(torch.autograd.Function):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from gatescope_kernels.ops.gated_attention.problem import Problem
@@ -19,6 +19,7 @@ def flash_applies(q: Tensor, v: Tensor, problem: Problem) -> bool:
         problem.device.type == "cpu"
         and not problem.stats & {"entropy", "max_logit", "key_mass"}
         and problem.key_mask is None
+        and problem.start is None
         and rule.window is None
         and (not rule.causal or problem.T in (1, problem.S))
         and q.shape[-1] == v.shape[-1]
@@ -107,15 +108,23 @@ def chosen_mass(
 ) -> Float[Tensor, "B H T N"]:
     """A_is = exp(scale * q_i.k_s - L_i) for the chosen keys s: O(T N) once the LSE is known."""
     B, H, G, T, N = problem.B, problem.H, problem.G, problem.T, len(problem.keys)
-    k_chosen = k[:, :, list(problem.keys)].to(problem.dtype)
-    s = (q.to(problem.dtype).reshape(B, G, -1, q.shape[-1]) * problem.scale) @ k_chosen.mT
-    s = s.view(B, H, T, N).masked_fill_(~_chosen_visible(problem), -torch.inf)
+    places, inside = problem.chosen()
+    q = q.to(problem.dtype).reshape(B, G, H // G, T, -1) * problem.scale
+    if problem.start is None:
+        k_chosen = k[:, :, list(problem.keys)].to(problem.dtype)
+        s = (q.flatten(2, 3) @ k_chosen.mT).view(B, H, T, N)
+    else:
+        s = torch.stack([(q * chosen_rows(k, place, problem)).sum(-1) for place in places.unbind(-1)], -1)
+        s = s.view(B, H, T, N)
+    visible = inside & problem.row_bounds().see(places)
+    if problem.key_mask is not None:
+        of_sample = places.expand(B, -1, -1)
+        visible = visible & problem.key_mask.gather(1, of_sample.flatten(1)).view_as(of_sample)
+    s.masked_fill_(~visible[:, None], -torch.inf)
     return s.sub_(lse.masked_fill(lse == -torch.inf, 0.0)[..., None]).exp_()
 
 
-def _chosen_visible(problem: Problem) -> Bool[Tensor, "b 1 T N"]:
-    chosen = torch.tensor(problem.keys, device=problem.device, dtype=torch.long)
-    p = torch.arange(problem.S - problem.T, problem.S, device=problem.device)[:, None]
-    low, high, kept = problem.bounds(p)
-    visible = (((chosen >= low) & (chosen < high)) | (chosen < kept))[None, None]
-    return visible if problem.key_mask is None else visible & problem.key_mask[:, None, None, chosen]
+def chosen_rows(k: Float[Tensor, "B G S K"], place: Int[Tensor, "B T"], problem: Problem) -> Float[Tensor, "B G 1 T K"]:
+    """For each row the key at its place."""
+    index = place[:, None, :, None].expand(-1, problem.G, -1, k.shape[-1])
+    return k.gather(2, index).to(problem.dtype)[:, :, None]

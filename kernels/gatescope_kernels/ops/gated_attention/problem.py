@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
 from gatescope_kernels.errors import Refusal
+
+OPERATOR = "gated_attention"
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +24,8 @@ class Visibility:
         causal:  j <= p
         window:  p - j < window          or j < sink_tokens   (StreamingLLM keeps the first keys)
 
-    A window without ``causal`` is two-sided: |p - j| < window. Without a window ``sink_tokens`` changes nothing.
+    A window without ``causal`` is two-sided: |p - j| < window. Without a window ``sink_tokens`` changes nothing. In
+    packed documents the first keys are those of the row's own document: j < start + sink_tokens.
 
     Raises Refusal for a window below 1 or a negative number of sink tokens.
     """
@@ -38,9 +41,26 @@ class Visibility:
             raise Refusal("Visibility", "sink_tokens >= 0", str(self.sink_tokens), "use sink_tokens=0 to keep none")
 
 
+class RowBounds(NamedTuple):
+    """Rows i see keys [low_i, high_i) and keys [start_i, kept_i), the key mask aside. b is 1 without documents."""
+
+    start: Int[Tensor, "b t"]
+    low: Int[Tensor, "b t"]
+    high: Int[Tensor, "b t"]
+    kept: Int[Tensor, "b t"]
+
+    def see(self, keys: Int[Tensor, "*rows n"]) -> Bool[Tensor, "b t n"]:
+        """Whether each row may read each of ``keys``."""
+        start, low, high, kept = (x[..., None] for x in self)
+        return ((keys >= low) & (keys < high)) | ((keys >= start) & (keys < kept))
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Problem:
-    """Sizes and resolved options. ``dtype`` is the accumulation dtype: float64 for float64 inputs, else float32."""
+    """Sizes and resolved options. ``dtype`` is the accumulation dtype: float64 for float64 inputs, else float32.
+
+    start, stop   the document [start, stop) that each row belongs to, int32; None where nothing is packed
+    """
 
     B: int
     H: int
@@ -54,31 +74,56 @@ class Problem:
     keys: tuple[int, ...]
     dtype: torch.dtype
     device: torch.device
+    start: Int[Tensor, "B T"] | None = None
+    stop: Int[Tensor, "B T"] | None = None
 
-    def bounds(self, p: Any) -> tuple[Any, Any, Any]:
-        """What position p sees, before the key mask: keys [low, high) and keys [0, kept). All three grow with p.
+    def bounds(self, p: Any, start: Any = 0, stop: Any = None) -> tuple[Any, Any, Any]:
+        """What position p of the document [start, stop) sees, before the key mask: keys [low, high), [start, kept).
 
-        p is an int or an integer tensor, and so are the three bounds.
+        All three grow with p. Arguments are ints or integer tensors, and so are the three bounds; without documents
+        all keys are the one document.
         """
-        clip = torch.clamp if isinstance(p, Tensor) else _clip
-        rule, S = self.visibility, self.S
-        sinks, low, high = 0, 0 * p, 0 * p + S
+        rule, stop = self.visibility, self.S if stop is None else stop
+        sinks, low, high = start, start + 0 * p, stop + 0 * p
         if rule.window is not None:
-            sinks, low, high = min(rule.sink_tokens, S), clip(p - rule.window + 1, 0, S), clip(p + rule.window, 0, S)
+            sinks = _clip(start + rule.sink_tokens, start, stop)
+            low, high = _clip(p - rule.window + 1, start, stop), _clip(p + rule.window, start, stop)
         if rule.causal:
-            return low, clip(p + 1, 0, S), clip(p + 1, 0, sinks)
-        return low, high, 0 * p + sinks
+            return low, _clip(p + 1, start, stop), _clip(p + 1, start, sinks)
+        return low, high, sinks + 0 * p
+
+    def row_bounds(self, samples: slice = slice(None), rows: slice = slice(None)) -> RowBounds:
+        """The bounds of rows of samples, [b t]."""
+        p = torch.arange(self.S - self.T, self.S, device=self.device)[None, rows]
+        if self.start is None or self.stop is None:
+            return RowBounds(torch.zeros_like(p), *self.bounds(p))
+        start = self.start[samples, rows].long()
+        return RowBounds(start, *self.bounds(p, start, self.stop[samples, rows].long()))
+
+    def chosen(self) -> tuple[Int[Tensor, "b T N"], Bool[Tensor, "b T N"]]:
+        """Where ``keys`` lie in each row's own document, and whether they do: b is 1 without documents.
+
+        A key beyond the end of a document is given as the document's last.
+        """
+        keys = torch.tensor(self.keys, device=self.device, dtype=torch.long)
+        if self.start is None or self.stop is None:
+            return keys.expand(1, self.T, -1), torch.ones_like(keys, dtype=torch.bool).expand(1, self.T, -1)
+        places, stop = self.start.long()[..., None] + keys, self.stop.long()[..., None]
+        return places.minimum(stop - 1), places < stop
 
     def count_visible(self) -> Int[Tensor, "B T"]:
         """n_i: how many keys row i sees, in O(T + S)."""
-        low, high, kept = self.bounds(torch.arange(self.S - self.T, self.S, device=self.device))
+        rows = RowBounds(*(x.expand(self.B, -1) for x in self.row_bounds()))
         if self.key_mask is None:
-            counts = torch.arange(self.S + 1, device=self.device)[None]
+            upto = torch.arange(self.S + 1, device=self.device).expand(self.B, -1)
         else:
-            counts = torch.nn.functional.pad(self.key_mask.cumsum(-1), (1, 0))
-        apart = kept.minimum(low)  # sink tokens that lie before the near keys
-        return (counts[:, high.maximum(kept)] - counts[:, low] + counts[:, apart]).expand(self.B, -1)
+            upto = torch.nn.functional.pad(self.key_mask.cumsum(-1), (1, 0))
+        apart = rows.kept.minimum(rows.low)  # sink tokens that lie before the near keys
+        near = upto.gather(1, rows.high.maximum(rows.kept)) - upto.gather(1, rows.low)
+        return near + upto.gather(1, apart) - upto.gather(1, rows.start)
 
 
-def _clip(x: int, low: int, high: int) -> int:
+def _clip(x: Any, low: Any, high: Any) -> Any:
+    if isinstance(x, Tensor):
+        return x.clamp(min=low).clamp(max=high)
     return max(low, min(high, x))

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import accumulate, groupby
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -41,45 +43,90 @@ class Strip:
 
 def strips(problem: Problem) -> Iterator[Strip]:
     """Every strip that holds a visible score, the key mask aside."""
-    N, R = problem.B * problem.G, problem.H // problem.G
-    rule, shift = problem.visibility, problem.S - problem.T
-    longest = problem.S
-    if rule.window is not None:
-        longest = min(longest, (1 if rule.causal else 2) * rule.window + rule.sink_tokens + ROWS)
-    n = min(N, max(1, ELEMENTS // (R * min(ROWS, problem.T) * longest)))
-    mask_N = None if problem.key_mask is None else problem.key_mask.repeat_interleave(problem.G, dim=0)
-    for i0 in range(0, problem.T, ROWS):
-        i1 = min(i0 + ROWS, problem.T)
-        low, first_high, _ = problem.bounds(i0 + shift)
-        _, high, kept = problem.bounds(i1 - 1 + shift)
-        spans = [(0, kept), (low, high)] if kept < low else [(0, max(kept, high))]
-        parts, width = [], 0
-        for j0, j1 in spans:
-            if j1 > j0:
-                parts.append((slice(width, width + j1 - j0), slice(j0, j1)))
-                width += j1 - j0
-        if not parts:
-            continue
-        edge = first_high if rule.window is None and mask_N is None else 0
-        hidden = _hidden(problem, i0, i1, parts, edge) if rule.window is not None or edge < width else None
-        for n0 in range(0, N, n):
-            n1 = min(n0 + n, N)
-            hidden_n = hidden
-            if mask_N is not None:
-                masked = ~torch.cat([mask_N[n0:n1, keys] for _, keys in parts], -1)[:, None, None]
-                hidden_n = masked if hidden is None else masked | hidden
-            yield Strip(n0, n1, i0, i1, tuple(parts), width, edge, hidden_n)
+    G, R = problem.G, problem.H // problem.G
+    bands = list(_bands(problem))
+    longest = max((band.width for band in bands), default=1)
+    n = max(1, ELEMENTS // (R * min(ROWS, problem.T) * longest))
+    for band in bands:
+        edge = band.edge if problem.key_mask is None else 0
+        parts, ruled = band.parts(), band.edge < band.width
+        same = _hidden(problem, band, slice(0, 1), edge) if ruled and problem.start is None else None
+        for n0 in range(band.b0 * G, band.b1 * G, n):
+            n1 = min(n0 + n, band.b1 * G)
+            samples, heads = slice(n0 // G, -(-n1 // G)), slice(n0 % G, n0 % G + n1 - n0)
+            hidden = same
+            if ruled and hidden is None:
+                hidden = _hidden(problem, band, samples, edge).repeat_interleave(G, 0)[heads]
+            if problem.key_mask is not None:
+                masked = ~torch.cat([problem.key_mask[samples, keys] for _, keys in parts], -1)[:, None, None]
+                masked = masked.repeat_interleave(G, 0)[heads]
+                hidden = masked if hidden is None else masked | hidden
+            yield Strip(n0, n1, band.i0, band.i1, parts, band.width, edge, hidden)
 
 
-def _hidden(
-    problem: Problem, i0: int, i1: int, parts: list[tuple[slice, slice]], edge: int
-) -> Bool[Tensor, "1 1 t columns"] | None:
-    if problem.visibility.window is None and not problem.visibility.causal:
-        return None
-    p = torch.arange(i0, i1, device=problem.device)[:, None] + problem.S - problem.T
-    j = torch.cat([torch.arange(keys.start, keys.stop, device=problem.device) for _, keys in parts])[edge:]
-    low, high, kept = problem.bounds(p)
-    return ~(((j >= low) & (j < high)) | (j < kept))[None, None]
+class _Band(NamedTuple):
+    """Rows [i0, i1) of samples [b0, b1), and the spans of keys that any of them sees; all of them see the first
+    ``edge`` of these keys."""
+
+    b0: int
+    b1: int
+    i0: int
+    i1: int
+    spans: tuple[tuple[int, int], ...]
+    edge: int
+
+    @property
+    def width(self) -> int:
+        return sum(j1 - j0 for j0, j1 in self.spans)
+
+    def parts(self) -> tuple[tuple[slice, slice], ...]:
+        """(Columns of the strip, keys they are)."""
+        ends = accumulate(j1 - j0 for j0, j1 in self.spans)
+        return tuple((slice(end - j1 + j0, end), slice(j0, j1)) for end, (j0, j1) in zip(ends, self.spans, strict=True))
+
+
+def _bands(problem: Problem) -> Iterator[_Band]:
+    """Row blocks with something to see. Samples whose documents ask for the same keys share one."""
+    blocks = [(i0, min(i0 + ROWS, problem.T)) for i0 in range(0, problem.T, ROWS)]
+    corners = [_corners(problem, *block) for block in blocks] if problem.start is None else _packed(problem, blocks)
+    for (i0, i1), of_samples in zip(blocks, corners, strict=True):
+        b0 = 0
+        for (start, low, kept, high, free), same in groupby(of_samples):
+            b1 = b0 + len(list(same))
+            spans = [(start, kept), (low, high)] if kept < low else [(start, high)]
+            spans = tuple((j0, j1) for j0, j1 in spans if j1 > j0)
+            if spans:
+                yield _Band(b0, problem.B if problem.start is None else b1, i0, i1, spans, free)
+            b0 = b1
+
+
+def _corners(problem: Problem, i0: int, i1: int) -> list[tuple[int, int, int, int, int]]:
+    """For all samples: first key, first key near any row, one past the last sink token seen and the last key seen, and
+    how many keys from the first on every row sees."""
+    shift, window = problem.S - problem.T, problem.visibility.window
+    low, first_high, _ = problem.bounds(i0 + shift)
+    _, high, kept = problem.bounds(i1 - 1 + shift)
+    return [(0, low, kept, max(kept, high), 0 if window is not None else first_high)]
+
+
+def _packed(problem: Problem, blocks: list[tuple[int, int]]) -> list[list[list[int]]]:
+    """The same [blocks B 5] from documents. Those that begin inside the block are near keys, sink tokens and all; only
+    the sink tokens of the first may lie apart."""
+    start, low, high, kept = problem.row_bounds()
+    first = torch.tensor([i0 for i0, _ in blocks], device=problem.device)
+    last = torch.tensor([i1 - 1 for _, i1 in blocks], device=problem.device)
+    of_first = problem.stop[:, first].long().sub(1).minimum(last)
+    free = (high - start)[:, first].masked_fill(start[:, first] != start[:, last], 0)
+    if problem.visibility.window is not None:
+        free.zero_()
+    corners = (start[:, first], low[:, first], kept.gather(1, of_first), high.maximum(kept)[:, last], free)
+    return torch.stack(corners, -1).transpose(0, 1).tolist()
+
+
+def _hidden(problem: Problem, band: _Band, samples: slice, edge: int) -> Bool[Tensor, "b 1 t columns"]:
+    """What the rules hide; the key mask is not among them."""
+    j = torch.cat([torch.arange(j0, j1, device=problem.device) for j0, j1 in band.spans])[edge:]
+    return ~problem.row_bounds(samples, slice(band.i0, band.i1)).see(j)[:, None]
 
 
 class Workspace:

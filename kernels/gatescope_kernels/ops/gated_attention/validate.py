@@ -1,4 +1,4 @@
-"""What gated attention refuses. Only shapes, dtypes, devices and options are read; tensor values never are."""
+"""What gated attention refuses: shapes, dtypes, devices, options. Of tensor values only document ids are read."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from gatescope_kernels.ops._common import (
     check_floating,
     check_tensor,
 )
-from gatescope_kernels.ops.gated_attention.problem import Problem, Visibility
+from gatescope_kernels.ops.gated_attention.documents import extents
+from gatescope_kernels.ops.gated_attention.problem import OPERATOR, Problem, Visibility
 
-OPERATOR = "gated_attention"
 COMBINE = ("multiply", "add")
 
 #: Statistics that can be asked for. ``lse`` and the number of visible keys always come.
@@ -35,6 +35,7 @@ def resolve(
     sink: Tensor | float | None,
     visibility: Visibility,
     key_mask: Tensor | None,
+    documents: Tensor | None,
     scale: float | None,
     stats: tuple[str, ...],
     keys: tuple[int, ...],
@@ -53,9 +54,9 @@ def resolve(
     elif not math.isfinite(scale):
         raise Refusal(OPERATOR, "a finite scale", str(scale), "pass scale=None for 1 / sqrt(K)")
     _check_statistics(stats, keys, S)
-    problem = Problem(
-        B, H, G, T, S, scale, visibility, key_mask, frozenset(stats), tuple(keys), accumulation_dtype(q), q.device
-    )
+    start, stop = (None, None) if documents is None else extents(documents, q, S)
+    dtype, wanted = accumulation_dtype(q), frozenset(stats)
+    problem = Problem(B, H, G, T, S, scale, visibility, key_mask, wanted, tuple(keys), dtype, q.device, start, stop)
     return problem, _sink_tensor(sink, q)
 
 
