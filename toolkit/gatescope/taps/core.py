@@ -12,122 +12,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
 from functools import wraps
 from types import MethodType
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
-from gatescope_kernels import STATISTICS, AttentionStats, Visibility, gated_attention, gated_attention_with_stats
-from jaxtyping import Bool, Float
+from gatescope_kernels import STATISTICS, gated_attention, gated_attention_with_stats
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from gatescope.errors import Refusal, UntappableModelError
-
-
-@dataclass(frozen=True, slots=True)
-class Site:
-    """A place a model may show: its name, the shape that passes there, and what it is."""
-
-    name: str
-    shape: str
-    meaning: str
-
-
-_SITES = (
-    Site("tokens", "B T", "token ids the model was given"),
-    Site("key_mask", "B T or None", "False on padding, None without padding; shown before the first block"),
-    Site("embed", "B T D", "residual stream entering the first block"),
-    Site("resid", "B T D", "residual stream leaving block `layer`"),
-    Site("attention", "AttentionCall", "one attention: q, k, v, gate, sink, visibility; its output and statistics"),
-    Site("gate", "GateScores", "scores [B N T W] of one gate, its position, how it combines; use .scores"),
-    Site("logits", "B T vocab", "next-token logits"),
-)
-SITES: dict[str, Site] = {site.name: site for site in _SITES}
-
-#: Statistics that come with every measured attention; a handler that needs no others asks for one of these.
-ALWAYS = frozenset({"lse", "visible", "sink_mass"})
-
-
-@dataclass(frozen=True, slots=True)
-class AttentionCall:
-    """The arguments of one `gated_attention`, as a value that interventions can edit with `dataclasses.replace`."""
-
-    q: Float[Tensor, "B H T K"]
-    k: Float[Tensor, "B G S K"]
-    v: Float[Tensor, "B G S V"]
-    gate: Float[Tensor, "B H T W"] | None = None
-    combine: str = "multiply"
-    sink: Float[Tensor, " H"] | float | None = None
-    visibility: Visibility = field(default_factory=Visibility)
-    key_mask: Bool[Tensor, "B S"] | None = None
-    scale: float | None = None
-
-    def arguments(self) -> dict[str, Any]:
-        """Keyword arguments of the operator."""
-        return {name: getattr(self, name) for name in self.__slots__}
-
-
-@dataclass(frozen=True, slots=True)
-class GateScores:
-    """Scores of one gate and what the model does with them.
-
-    scores    [B N T W]: N heads (query heads, key-value heads, or 1 when shared or after W_O), W channels (1 when
-              head-wise). A gate without input shows the same scores for every sequence and token, expanded.
-    position  where the gate sits, a position of gates.GateSpec ("sdpa", "value", "key", "query", "output")
-    combine   "multiply": Y * scores; "add": Y + scores
-    """
-
-    scores: Float[Tensor, "B N T W"]
-    position: str
-    combine: str = "multiply"
-
-    @property
-    def identity(self) -> float:
-        """The score that leaves Y as it is: 1 for a multiplied gate, 0 for an added one."""
-        return 1.0 if self.combine == "multiply" else 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """What a watcher receives.
-
-    site, layer  where it passed; layer is None for places outside the blocks
-    value        what the model went on with
-    output       for attention: its result [B H T V], gate included
-    stats        for attention: the statistics that all handlers asked for together
-    key_mask     the model's own padding of this forward pass: True on text, False on padding; None without padding.
-                 Interventions on single attentions do not change it.
-    """
-
-    site: str
-    layer: int | None
-    value: Any
-    output: Tensor | None = None
-    stats: AttentionStats | None = None
-    key_mask: Bool[Tensor, "B S"] | None = None
-
-
-class Handler:
-    """Base of everything that is attached to a model.
-
-    sites      names from SITES this handler wants; an unknown name is refused when it is attached.
-    stats      attention statistics wanted (gatescope_kernels.STATISTICS, or a name of taps.ALWAYS); computed once for
-               all handlers together.
-    mass_keys  keys whose mass is wanted, 0-based; with "mass" in stats.
-    """
-
-    sites: frozenset[str] = frozenset()
-    stats: frozenset[str] = frozenset()
-    mass_keys: tuple[int, ...] = ()
-
-    def edit(self, site: str, layer: int | None, value: Any) -> Any:
-        """Return the value the model shall go on with. The default changes nothing."""
-        return value
-
-    def watch(self, event: Event) -> None:
-        """See what passed, under ``no_grad``. Must not change it."""
+from gatescope.taps.sites import ALWAYS, SITES, AttentionCall, Event, Handler
 
 
 class _Frame:
@@ -325,4 +221,4 @@ def _unlisten(model: nn.Module) -> None:
         model.forward = own
 
 
-__all__ = ["ALWAYS", "SITES", "AttentionCall", "Event", "GateScores", "Handler", "Site", "attached", "attend", "tap"]
+__all__ = ["attached", "attend", "tap"]
