@@ -51,6 +51,7 @@ class AttentionCall:
     visibility: Visibility = field(default_factory=Visibility)
     key_mask: Bool[Tensor, "B S"] | None = None
     scale: float | None = None
+    documents: Int[Tensor, "B T"] | None = None
 
     def arguments(self) -> dict[str, Any]:
         """Keyword arguments of the operator."""
