@@ -8,11 +8,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gatescope_kernels.ops.gated_attention.forward import chosen_rows, for_flash
+from gatescope_kernels.ops.gated_attention.flash import Call, flash_backward
+from gatescope_kernels.ops.gated_attention.forward import chosen_rows
 from gatescope_kernels.ops.gated_attention.problem import Problem
 from gatescope_kernels.ops.gated_attention.strips import Strip, Workspace, strips
-
-_flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
 
 class Upstream(NamedTuple):
@@ -40,23 +39,17 @@ class Saved(NamedTuple):
     mass: Tensor | None
 
 
-def flash_backward(dout: Tensor, saved: Saved, problem: Problem) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """dq, dk, dv, dsink by torch's kernel, where the output alone was used.
-
-    With the sink inside Y and L, the kernel's own formula dS = A (dA - dY.Y) holds unchanged.
-    """
+def output_backward(
+    dout: Tensor, saved: Saved, calls: tuple[Call, ...], problem: Problem
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """dq, dk, dv, dsink by torch's kernel, where the output alone was used."""
+    q, k, v, sink, out, lse, *_ = saved
     dsink = None
-    if saved.sink is not None:
-        sink_mass = torch.exp(saved.sink.to(problem.dtype)[:, None] - saved.lse)
-        received = torch.linalg.vecdot(dout.to(problem.dtype), saved.out.to(problem.dtype))
-        dsink = -(sink_mass * received).sum((0, 2)).to(saved.sink.dtype)
-    dout, q, k, v, out = for_flash((dout, saved.q, saved.k, saved.v, saved.out), problem)
-    lse = saved.lse.reshape(q.shape[:3])
-    causal = problem.visibility.causal and problem.T > 1
-    dq, dk, dv = _flash_backward(dout, q, k, v, out, lse, 0.0, causal, scale=problem.scale)
-    if problem.G < problem.H:
-        dq, dk, dv = dq.reshape(saved.q.shape), dk.sum(1).view(saved.k.shape), dv.sum(1).view(saved.v.shape)
-    return dq, dk, dv, dsink
+    if sink is not None:
+        sink_mass = torch.exp(sink.to(problem.dtype)[:, None] - lse)
+        received = torch.linalg.vecdot(dout.to(problem.dtype), out.to(problem.dtype))
+        dsink = -(sink_mass * received).sum((0, 2)).to(sink.dtype)
+    return *flash_backward(dout, q, k, v, out, lse, calls, problem), dsink
 
 
 def strip_backward(up: Upstream, saved: Saved, problem: Problem) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:

@@ -13,8 +13,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from gatescope_kernels.ops.gated_attention.backward import Saved, Upstream, flash_backward, strip_backward
-from gatescope_kernels.ops.gated_attention.forward import chosen_mass, flash_applies, flash_forward, strip_forward
+from gatescope_kernels.ops.gated_attention.backward import Saved, Upstream, output_backward, strip_backward
+from gatescope_kernels.ops.gated_attention.flash import flash_calls, flash_forward
+from gatescope_kernels.ops.gated_attention.forward import chosen_mass, strip_forward
 from gatescope_kernels.ops.gated_attention.gate import gated
 from gatescope_kernels.ops.gated_attention.problem import Problem
 
@@ -41,10 +42,10 @@ class _Attend(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, sink: Tensor | None, problem: Problem) -> tuple:
         ctx.set_materialize_grads(False)
-        ctx.problem, ctx.flash = problem, flash_applies(q, v, problem)
+        ctx.problem, ctx.calls = problem, flash_calls(q, v, problem)
         sink_mass = None
-        if ctx.flash:
-            out, lse = flash_forward(q, k, v, problem)
+        if ctx.calls is not None:
+            out, lse = flash_forward(q, k, v, ctx.calls, problem)
             found: dict[str, Tensor] = {}
             if sink is not None:
                 z = sink.to(problem.dtype)[:, None]
@@ -63,6 +64,6 @@ class _Attend(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor | None) -> tuple:
         up, saved = Upstream(*grads), Saved(*ctx.saved_tensors)
-        if ctx.flash and up.out is not None and all(grad is None for grad in grads[1:]):
-            return *flash_backward(up.out, saved, ctx.problem), None
+        if ctx.calls is not None and up.out is not None and all(grad is None for grad in grads[1:]):
+            return *output_backward(up.out, saved, ctx.calls, ctx.problem), None
         return *strip_backward(up, saved, ctx.problem), None

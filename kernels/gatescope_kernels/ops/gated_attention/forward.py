@@ -9,45 +9,6 @@ from torch import Tensor
 from gatescope_kernels.ops.gated_attention.problem import Problem
 from gatescope_kernels.ops.gated_attention.strips import Workspace, strips
 
-_flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-
-
-def flash_applies(q: Tensor, v: Tensor, problem: Problem) -> bool:
-    """Whether torch's CPU flash kernel computes this case and nothing is asked that needs the scores."""
-    rule = problem.visibility
-    return (
-        problem.device.type == "cpu"
-        and not problem.stats & {"entropy", "max_logit", "key_mass"}
-        and problem.key_mask is None
-        and problem.start is None
-        and rule.window is None
-        and (not rule.causal or problem.T in (1, problem.S))
-        and q.shape[-1] == v.shape[-1]
-    )
-
-
-def flash_forward(
-    q: Float[Tensor, "B H T K"], k: Float[Tensor, "B G S K"], v: Float[Tensor, "B G S V"], problem: Problem
-) -> tuple[Float[Tensor, "B H T V"], Float[Tensor, "B H T"]]:
-    """Output and LSE from torch's kernel."""
-    q, k, v = for_flash((q, k, v), problem)
-    out, lse = _flash(q, k, v, 0.0, problem.visibility.causal and problem.T > 1, scale=problem.scale)
-    return out.reshape(problem.B, problem.H, problem.T, -1), lse.reshape(problem.B, problem.H, problem.T)
-
-
-def for_flash(tensors: tuple[Tensor, ...], problem: Problem) -> list[Tensor]:
-    """[B H . C] and [B G . C] as the kernel reads them: heads that share keys share them by stride.
-
-    The kernel assumes channels of stride 1 without a check, so other layouts are copied.
-    """
-    B, H, G = problem.B, problem.H, problem.G
-    tensors = tuple(x if x.stride(-1) == 1 else x.contiguous() for x in tensors)
-    if G == H:
-        return list(tensors)
-    return [
-        x.reshape(B * G, x.shape[1] // G, *x.shape[2:]).expand(-1, H // G, *(-1 for _ in x.shape[2:])) for x in tensors
-    ]
-
 
 def strip_forward(
     q: Float[Tensor, "B H T K"],

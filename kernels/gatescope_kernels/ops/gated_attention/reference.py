@@ -16,7 +16,7 @@ def visible_keys(problem: Problem) -> Bool[Tensor, "B 1 T S"]:
     p_T1 = torch.arange(problem.T, device=problem.device)[:, None] + problem.S - problem.T
     j_S = torch.arange(problem.S, device=problem.device)
     visible_BTS = torch.ones(problem.B, problem.T, problem.S, dtype=torch.bool, device=problem.device)
-    first_BT1 = 0
+    first_BT1 = torch.zeros_like(visible_BTS[..., :1], dtype=torch.int32)
     if problem.start is not None:
         first_BT1 = problem.start[..., None]
         visible_BTS &= first_BT1 == first_BT1.mT

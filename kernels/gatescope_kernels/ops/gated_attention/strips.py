@@ -12,7 +12,7 @@ from itertools import accumulate, groupby
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from gatescope_kernels.ops.gated_attention.problem import Problem
@@ -43,10 +43,9 @@ class Strip:
 
 def strips(problem: Problem) -> Iterator[Strip]:
     """Every strip that holds a visible score, the key mask aside."""
-    G, R = problem.G, problem.H // problem.G
+    G = problem.G
     bands = list(_bands(problem))
-    longest = max((band.width for band in bands), default=1)
-    n = max(1, ELEMENTS // (R * min(ROWS, problem.T) * longest))
+    n = _heads_at_once(problem, bands)
     for band in bands:
         edge = band.edge if problem.key_mask is None else 0
         parts, ruled = band.parts(), band.edge < band.width
@@ -62,6 +61,18 @@ def strips(problem: Problem) -> Iterator[Strip]:
                 masked = masked.repeat_interleave(G, 0)[heads]
                 hidden = masked if hidden is None else masked | hidden
             yield Strip(n0, n1, band.i0, band.i1, parts, band.width, edge, hidden)
+
+
+def count_strips(problem: Problem) -> int:
+    """How many strips there are."""
+    bands = list(_bands(problem))
+    n = _heads_at_once(problem, bands)
+    return sum(-(-(band.b1 - band.b0) * problem.G // n) for band in bands)
+
+
+def _heads_at_once(problem: Problem, bands: list[_Band]) -> int:
+    longest = max((band.width for band in bands), default=1)
+    return max(1, ELEMENTS // (problem.H // problem.G * min(ROWS, problem.T) * longest))
 
 
 class _Band(NamedTuple):
@@ -88,34 +99,37 @@ class _Band(NamedTuple):
 def _bands(problem: Problem) -> Iterator[_Band]:
     """Row blocks with something to see. Samples whose documents ask for the same keys share one."""
     blocks = [(i0, min(i0 + ROWS, problem.T)) for i0 in range(0, problem.T, ROWS)]
-    corners = [_corners(problem, *block) for block in blocks] if problem.start is None else _packed(problem, blocks)
+    if problem.start is None or problem.stop is None:
+        corners = [[_corners(problem, i0, i1)] for i0, i1 in blocks]
+    else:
+        corners = _packed(problem, problem.stop, blocks)
     for (i0, i1), of_samples in zip(blocks, corners, strict=True):
         b0 = 0
         for (start, low, kept, high, free), same in groupby(of_samples):
             b1 = b0 + len(list(same))
-            spans = [(start, kept), (low, high)] if kept < low else [(start, high)]
-            spans = tuple((j0, j1) for j0, j1 in spans if j1 > j0)
+            near = [(start, kept), (low, high)] if kept < low else [(start, high)]
+            spans = tuple((j0, j1) for j0, j1 in near if j1 > j0)
             if spans:
                 yield _Band(b0, problem.B if problem.start is None else b1, i0, i1, spans, free)
             b0 = b1
 
 
-def _corners(problem: Problem, i0: int, i1: int) -> list[tuple[int, int, int, int, int]]:
+def _corners(problem: Problem, i0: int, i1: int) -> list[int]:
     """For all samples: first key, first key near any row, one past the last sink token seen and the last key seen, and
     how many keys from the first on every row sees."""
     shift, window = problem.S - problem.T, problem.visibility.window
     low, first_high, _ = problem.bounds(i0 + shift)
     _, high, kept = problem.bounds(i1 - 1 + shift)
-    return [(0, low, kept, max(kept, high), 0 if window is not None else first_high)]
+    return [0, low, kept, max(kept, high), 0 if window is not None else first_high]
 
 
-def _packed(problem: Problem, blocks: list[tuple[int, int]]) -> list[list[list[int]]]:
+def _packed(problem: Problem, stop: Int[Tensor, "B T"], blocks: list[tuple[int, int]]) -> list[list[list[int]]]:
     """The same [blocks B 5] from documents. Those that begin inside the block are near keys, sink tokens and all; only
     the sink tokens of the first may lie apart."""
     start, low, high, kept = problem.row_bounds()
     first = torch.tensor([i0 for i0, _ in blocks], device=problem.device)
     last = torch.tensor([i1 - 1 for _, i1 in blocks], device=problem.device)
-    of_first = problem.stop[:, first].long().sub(1).minimum(last)
+    of_first = stop[:, first].long().sub(1).minimum(last)
     free = (high - start)[:, first].masked_fill(start[:, first] != start[:, last], 0)
     if problem.visibility.window is not None:
         free.zero_()
