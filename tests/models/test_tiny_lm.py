@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+from gatescope import checkpoints
 from gatescope.errors import Refusal
 from gatescope.gates import GateSpec
 from gatescope.models import AttentionSpec, LMConfig, MLPSpec, TinyLM
@@ -132,17 +133,97 @@ class _Everything(Handler):
         self.seen.append((event.site, event.layer))
 
 
+class _Values(Handler):
+    """Keeps what passes."""
+
+    def __init__(self, sites: set[str]) -> None:
+        self.sites, self.values = frozenset(sites), {}
+
+    def watch(self, event) -> None:
+        self.values[event.site, event.layer] = event.value
+
+
 @each_variant
 def test_shows_the_sites_it_names(changes: dict) -> None:
     model = TinyLM(config_of(**changes))
     handler = _Everything(model.tap_sites)
     with attached(model, handler):
         model(tokens_of())
-    block = ["gate", "attention", "resid"] if "gate" in changes else ["attention", "resid"]
+    block = ["attention", "attention_update", "mlp", "mlp_update", "resid"]
+    block = ["gate", *block] if "gate" in changes else block
     wanted = [("tokens", None), ("key_mask", None), ("embed", None)]
     wanted += [(site, layer) for layer in range(3) for site in block]
     assert handler.seen == [*wanted, ("logits", None)]
     assert {site for site, _ in wanted} | {"logits"} == model.tap_sites
+
+
+@each_variant
+def test_the_stream_is_the_sum_of_what_is_added(changes: dict) -> None:
+    model = TinyLM(config_of(**changes)).double()
+    seen = _Values({"embed", "attention_update", "mlp_update", "resid", "logits"})
+    with attached(model, seen):
+        model(tokens_of())
+    stream = seen.values["embed", None]
+    for layer in range(3):
+        stream = stream + seen.values["attention_update", layer] + seen.values["mlp_update", layer]
+        torch.testing.assert_close(seen.values["resid", layer], stream)
+    torch.testing.assert_close(model.readout(stream), seen.values["logits", None])
+
+
+@each_variant
+def test_what_enters_the_down_projection_is_shown(changes: dict) -> None:
+    model = TinyLM(config_of(**changes))
+    seen = _Values({"mlp", "mlp_update"})
+    with attached(model, seen):
+        model(tokens_of())
+    for layer, block in enumerate(model.blocks):
+        torch.testing.assert_close(block.mlp.down_proj(seen.values["mlp", layer]), seen.values["mlp_update", layer])
+
+
+@each_variant
+def test_packed_documents_read_as_if_alone(changes: dict) -> None:
+    model, tokens = TinyLM(config_of(**changes)).double(), tokens_of()
+    documents = torch.tensor([[0] * 4 + [1] * 6 + [2], [3] * 11])
+    packed = model(tokens, documents=documents)
+    for b, start, stop in ((0, 0, 4), (0, 4, 10), (0, 10, 11), (1, 0, 11)):
+        alone = model(tokens[b : b + 1, start:stop])
+        torch.testing.assert_close(packed[b : b + 1, start:stop], alone, rtol=1e-9, atol=1e-9)
+
+
+#: The first weights that a model of seed 5 drew before blocks could hold experts.
+DRAWN = {
+    ("swiglu", False): {
+        "embed.weight": [1.8423299, 0.5188872, -1.7119213],
+        "blocks.2.attention.q_proj.weight": [-0.0221788, 0.0073053, -0.0250792],
+        "blocks.2.attention.k_proj.weight": [0.0200694, -0.0126818, -0.0189321],
+        "blocks.2.attention.v_proj.weight": [-0.017119, 0.020198, 0.0087297],
+        "blocks.2.attention.o_proj.weight": [0.0035254, -0.0112178, -0.0266824],
+        "blocks.2.mlp.gate_proj.weight": [-0.0095193, 0.0190104, -0.0204416],
+        "blocks.2.mlp.up_proj.weight": [-0.0212707, -0.0295007, 0.0012185],
+        "blocks.2.mlp.down_proj.weight": [0.0356733, -0.012731, -0.0365223],
+        "head.weight": [0.0175308, -0.0123356, 0.0152904],
+    },
+    ("gelu", True): {
+        "embed.weight": [0.0368466, 0.0103777, -0.0342384],
+        "blocks.2.attention.o_proj.weight": [-0.0312876, 0.0048771, -0.0070516],
+        "blocks.2.mlp.up_proj.weight": [0.0023892, 0.019268, -0.0003905],
+        "blocks.2.mlp.down_proj.weight": [0.0021951, 0.0100927, -0.0126065],
+    },
+}
+
+
+@pytest.mark.parametrize(("mlp", "tie"), DRAWN)
+def test_a_seed_draws_what_it_always_drew(mlp: str, tie: bool) -> None:
+    state = TinyLM(config_of(mlp=mlp, tie=tie), init_seed=5).state_dict()
+    for name, first in DRAWN[mlp, tie].items():
+        torch.testing.assert_close(state[name].flatten()[:3], torch.tensor(first), rtol=0, atol=2e-7)
+
+
+def test_every_shipped_checkpoint_loads(root) -> None:
+    files = sorted((root / "data/checkpoints/l02").glob("*.safetensors"))
+    assert len(files) == 30
+    for file in files:
+        assert isinstance(checkpoints.load_model(file).config.mlp, MLPSpec)
 
 
 @each_variant

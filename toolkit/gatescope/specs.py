@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, asdict, fields, is_dataclass
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -50,13 +50,13 @@ def _value(where: str, hint: Any, value: Any) -> Any:
     if origin in (Union, UnionType):
         if value is None and NoneType in get_args(hint):
             return None
+        options = sorted((option for option in get_args(hint) if option is not NoneType), key=_foreign(value))
         errors = []
-        for option in get_args(hint):
-            if option is not NoneType:
-                try:
-                    return _value(where, option, value)
-                except Refusal as error:
-                    errors.append(error)
+        for option in options:
+            try:
+                return _value(where, option, value)
+            except Refusal as error:
+                errors.append(error)
         raise errors[0]
     if origin is Literal:
         fits = value in get_args(hint)
@@ -72,6 +72,17 @@ def _value(where: str, hint: Any, value: Any) -> Any:
         wanted = hint.__name__ if isinstance(hint, type) else str(hint)
         raise Refusal(where, wanted, f"{value!r}", "correct the value")
     return value
+
+
+def _foreign(value: Any) -> Callable[[Any], int]:
+    """How many keys of ``value`` an option does not know: an error then speaks of the spec that was meant."""
+
+    def count(option: Any) -> int:
+        if not (is_dataclass(option) and isinstance(value, Mapping)):
+            return 0
+        return len(set(value) - {field.name for field in fields(option)})
+
+    return count
 
 
 __all__ = ["from_dict", "to_dict"]

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 import torch
 from gatescope_kernels import Visibility
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from gatescope.errors import Refusal
@@ -101,8 +101,16 @@ class Attention(nn.Module):
             self.gate = Gate(spec.gate, shape, d_model, layer=layer, generator=spawn(generator, layer or 0))
         self.sink = nn.Parameter(torch.zeros(spec.n_heads)) if spec.sink == "learned" else None
 
-    def forward(self, x: Float[Tensor, "B T D"], key_mask: Bool[Tensor, "B T"] | None = None) -> Float[Tensor, "B T D"]:
-        """Attend over ``x``; keys where ``key_mask`` is False are not read."""
+    def forward(
+        self,
+        x: Float[Tensor, "B T D"],
+        key_mask: Bool[Tensor, "B T"] | None = None,
+        documents: Int[Tensor, "B T"] | None = None,
+    ) -> Float[Tensor, "B T D"]:
+        """Attend over ``x``; keys where ``key_mask`` is False are not read, nor are those of other ``documents``.
+
+        Positions run on through a packed sequence: RoPE makes logits depend on distances alone.
+        """
         spec = self.spec
         scores = None if self.gate is None else self.gate(x)
         q, k, v = (self._heads(proj(x)) for proj in (self.q_proj, self.k_proj, self.v_proj))
@@ -117,6 +125,7 @@ class Attention(nn.Module):
             sink=0.0 if spec.sink == "off_by_one" else self.sink,
             visibility=spec.visibility,
             key_mask=key_mask,
+            documents=documents,
         )
         out = self.o_proj(attend(call, layer=self.layer).transpose(1, 2).flatten(2))
         return self._gated("output", out[:, None], scores)[:, 0]

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from gatescope.errors import Refusal
 from gatescope.layers.init import linear
+from gatescope.taps import tap
 
 MLPKind = Literal["gelu", "swiglu"]
 
@@ -35,11 +36,13 @@ class MLPSpec:
 
 
 class MLP(nn.Module):
-    """The MLP of an `MLPSpec`, without biases."""
+    """The MLP of an `MLPSpec`, without biases. Shows its hidden activations, as W_down reads them, at "mlp"."""
 
-    def __init__(self, spec: MLPSpec, d_model: int, *, generator: torch.Generator | None = None) -> None:
+    def __init__(
+        self, spec: MLPSpec, d_model: int, *, layer: int | None = None, generator: torch.Generator | None = None
+    ) -> None:
         super().__init__()
-        self.spec = spec
+        self.spec, self.layer = spec, layer
         if spec.kind == "swiglu":
             self.gate_proj = linear(d_model, spec.hidden, generator)
         self.up_proj = linear(d_model, spec.hidden, generator)
@@ -48,5 +51,7 @@ class MLP(nn.Module):
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
         """Apply the MLP to a pre-normed input."""
         if self.spec.kind == "swiglu":
-            return self.down_proj(functional.silu(self.gate_proj(x)) * self.up_proj(x))
-        return self.down_proj(functional.gelu(self.up_proj(x)))
+            hidden = functional.silu(self.gate_proj(x)) * self.up_proj(x)
+        else:
+            hidden = functional.gelu(self.up_proj(x))
+        return self.down_proj(tap("mlp", hidden, layer=self.layer))

@@ -1,7 +1,7 @@
 """Models that show their taps."""
 
-from gatescope.layers import AttentionSpec, MLPSpec
+from gatescope.layers import AttentionSpec, MLPSpec, MoESpec
 from gatescope.models.loss import next_token_nll
 from gatescope.models.tiny_lm import Block, LMConfig, TinyLM
 
-__all__ = ["AttentionSpec", "Block", "LMConfig", "MLPSpec", "TinyLM", "next_token_nll"]
+__all__ = ["AttentionSpec", "Block", "LMConfig", "MLPSpec", "MoESpec", "TinyLM", "next_token_nll"]

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from gatescope import specs
 from gatescope.errors import Refusal
-from gatescope.layers import MLP, Attention, AttentionSpec, MLPSpec
+from gatescope.layers import MLP, Attention, AttentionSpec, MLPSpec, MoE, MoESpec
 from gatescope.layers.init import STD, embedding, linear
 from gatescope.taps import tap
 
@@ -24,6 +24,7 @@ class LMConfig:
     vocab           token ids are 0..vocab-1
     d_model         D channels of the residual stream
     n_layers        L blocks
+    mlp             one MLP a block, or routed experts
     norm_eps        epsilon inside every RMSNorm
     tie_embeddings  the output head uses the embedding matrix
 
@@ -34,7 +35,7 @@ class LMConfig:
     d_model: int
     n_layers: int
     attention: AttentionSpec
-    mlp: MLPSpec
+    mlp: MLPSpec | MoESpec
     norm_eps: float = 1e-5
     tie_embeddings: bool = False
 
@@ -54,7 +55,10 @@ class LMConfig:
 
 
 class Block(nn.Module):
-    """X + Attention(RMSNorm(X)), then + MLP(RMSNorm(.)): llama's pre-norm block. Shows "resid" on leaving."""
+    """X + Attention(RMSNorm(X)), then + MLP(RMSNorm(.)): llama's pre-norm block.
+
+    Shows what it adds at "attention_update" and "mlp_update", and the stream at "resid" on leaving.
+    """
 
     def __init__(self, config: LMConfig, layer: int, *, generator: torch.Generator | None = None) -> None:
         super().__init__()
@@ -62,12 +66,22 @@ class Block(nn.Module):
         self.attention_norm = nn.RMSNorm(config.d_model, eps=config.norm_eps)
         self.attention = Attention(config.attention, config.d_model, layer=layer, generator=generator)
         self.mlp_norm = nn.RMSNorm(config.d_model, eps=config.norm_eps)
-        self.mlp = MLP(config.mlp, config.d_model, generator=generator)
+        self.mlp: MLP | MoE
+        if isinstance(config.mlp, MLPSpec):
+            self.mlp = MLP(config.mlp, config.d_model, layer=layer, generator=generator)
+        else:
+            self.mlp = MoE(config.mlp, config.d_model, layer=layer, generator=generator)
 
-    def forward(self, x: Float[Tensor, "B T D"], key_mask: Bool[Tensor, "B T"] | None = None) -> Float[Tensor, "B T D"]:
+    def forward(
+        self,
+        x: Float[Tensor, "B T D"],
+        key_mask: Bool[Tensor, "B T"] | None = None,
+        documents: Int[Tensor, "B T"] | None = None,
+    ) -> Float[Tensor, "B T D"]:
         """The residual stream after this block."""
-        x = x + self.attention(self.attention_norm(x), key_mask)
-        x = x + self.mlp(self.mlp_norm(x))
+        update = self.attention(self.attention_norm(x), key_mask, documents)
+        x = x + tap("attention_update", update, layer=self.layer)
+        x = x + tap("mlp_update", self.mlp(self.mlp_norm(x)), layer=self.layer)
         return tap("resid", x, layer=self.layer)
 
 
@@ -92,21 +106,35 @@ class TinyLM(nn.Module):
     @property
     def tap_sites(self) -> frozenset[str]:
         """The sites of taps.SITES that a forward pass shows."""
-        gate = {"gate"} if self.config.attention.gate else set()
-        return frozenset({"tokens", "key_mask", "embed", "resid", "attention", "logits"} | gate)
+        sites = {"tokens", "key_mask", "embed", "attention", "attention_update", "mlp_update", "resid", "logits"}
+        sites.add("mlp" if isinstance(self.config.mlp, MLPSpec) else "router")
+        if self.config.attention.gate:
+            sites.add("gate")
+        return frozenset(sites)
 
     def forward(
-        self, tokens: Int[Tensor, "B T"], key_mask: Bool[Tensor, "B T"] | None = None
+        self,
+        tokens: Int[Tensor, "B T"],
+        key_mask: Bool[Tensor, "B T"] | None = None,
+        documents: Int[Tensor, "B T"] | None = None,
     ) -> Float[Tensor, "B T vocab"]:
-        """Logits of the token after each position; tokens where ``key_mask`` is False are read by no other."""
+        """Logits of the token after each position; tokens where ``key_mask`` is False are read by no other.
+
+        documents  ids of sequences packed one after another, which do not decrease along T; a token reads its own
+                   document alone, as if the others were not there
+        """
         tokens = tap("tokens", tokens)
         self._check(tokens)
         key_mask = tap("key_mask", key_mask)
         x = tap("embed", self.embed(tokens))
         for block in self.blocks:
-            x = block(x, key_mask)
+            x = block(x, key_mask, documents)
+        return tap("logits", self.readout(x))
+
+    def readout(self, hidden: Float[Tensor, "*B D"]) -> Float[Tensor, "*B vocab"]:
+        """Logits read from a residual stream: final norm, then output head. Of any layer it is the logit lens."""
         weight = self.embed.weight if self.head is None else self.head.weight
-        return tap("logits", functional.linear(self.norm(x), weight))
+        return functional.linear(self.norm(hidden), weight)
 
     def _check(self, tokens: Tensor) -> None:
         if tokens.dtype not in (torch.int64, torch.int32):
