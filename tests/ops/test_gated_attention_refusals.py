@@ -10,6 +10,7 @@ from gatescope_kernels import Refusal, Visibility, gated_attention_with_stats
 
 Q, KV = (2, 4, 6, 8), (2, 2, 6, 8)
 ones = torch.ones
+IDS = ones(2, 6, dtype=torch.int64)
 
 REFUSED: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "q_rank": ({"q": ones(4, 6, 8)}, ("q [B H T K]", "(4, 6, 8)", "add the missing dimension")),
@@ -43,6 +44,19 @@ REFUSED: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "mask_dtype": ({"key_mask": ones(2, 6)}, ("True for keys that may be read", "torch.float32", ".bool()")),
     "mask_shape": ({"key_mask": ones(2, 6, 6, dtype=torch.bool)}, ("key_mask [B S] = (2, 6)", "one flag a key")),
     "mask_device": ({"key_mask": ones(2, 6, dtype=torch.bool, device="meta")}, ("key_mask on q's device",)),
+    "documents_list": ({"documents": [[0] * 6] * 2}, ("documents [B T] as a tensor", "list")),
+    "documents_dtype": ({"documents": ones(2, 6)}, ("(2, 6) of integers", "torch.float32", "documents.long()")),
+    "documents_flags": ({"documents": ones(2, 6, dtype=torch.bool)}, ("of integers", "torch.bool")),
+    "documents_shape": ({"documents": IDS[0]}, ("documents [B T] = (2, 6)", "(6,)", "ids.expand(B, -1)")),
+    "documents_not_all_keys": (
+        {"documents": ones(2, 5, dtype=torch.int64), "q": ones(2, 4, 5, 8)},
+        ("as many queries as keys", "T = 5, S = 6", "the whole packed sequence"),
+    ),
+    "documents_device": ({"documents": IDS.to("meta")}, ("documents on q's device",)),
+    "documents_fall": (
+        {"documents": torch.tensor([[0, 0, 1, 1, 2, 2], [4, 4, 4, 7, 7, 5]])},
+        ("do not decrease", "7 before 5 at token 5 of sample 1", "side by side"),
+    ),
     "scale_nan": ({"scale": float("nan")}, ("finite scale", "scale=None")),
     "statistic": ({"stats": ("entropie",)}, ("'entropie'", "entropy, max_logit, mass, key_mass")),
     "statistic_as_string": ({"stats": "entropy"}, ("a tuple of known names", "'entropy'")),

@@ -51,7 +51,18 @@ def _attention_inputs(case: Case, dtype: torch.dtype, seed: int) -> dict[str, An
     if hidden_share is not None:
         options["key_mask"] = torch.rand(B, S, generator=generator) >= hidden_share
         options["key_mask"][0] = False  # a sequence that is all padding: its rows see no key
+    lengths = options.pop("lengths", None)
+    if lengths is not None:
+        options["documents"] = torch.stack([_ids(row) for row in lengths]).expand(B, -1)
+    unread = options.pop("unread", None)  # how many tokens at each sequence's end are padding
+    if unread is not None:
+        options["key_mask"] = torch.arange(S) < S - torch.tensor(unread)[:, None]
     return inputs | options
+
+
+def _ids(lengths: tuple[int, ...]) -> Tensor:
+    """[T] ids of documents of these lengths; what the numbers are does not matter, only that they grow."""
+    return torch.repeat_interleave(torch.arange(len(lengths)) * 3 - 1, torch.tensor(lengths))
 
 
 def _attention_call(impl: Any, inputs: dict[str, Any]) -> dict[str, Tensor]:
@@ -65,6 +76,8 @@ _WINDOW = Visibility(window=9)
 _STREAMING = Visibility(window=9, sink_tokens=4)
 _TWO_SIDED = Visibility(causal=False, window=5, sink_tokens=2)
 _GATED = {"gate": "element", "sink": "learned"}
+_PACKED = {"lengths": ((50, 17, 63),)}
+_TWO_PACKINGS = {"lengths": ((1, 69, 60), (130,))}
 _LARGE = {"logit_scale": 30.0, "sink": "learned"}
 
 ROW = Op(
@@ -96,6 +109,18 @@ ROW = Op(
         _attention_case("padding_sink", {"hidden_share": 0.3, "sink": "learned", "gate": "head"}, B=3),
         _attention_case("padding_window", {"hidden_share": 0.7, "visibility": _STREAMING}, B=3, T=130),
         _attention_case("padding_full", {"hidden_share": 0.5, "visibility": _FULL, "stats": ()}, B=3),
+        _attention_case("padding_at_the_end_out_only", {"unread": (0, 41), "stats": ()} | _GATED, T=130),
+        _attention_case("packed_causal", _PACKED, T=130),
+        _attention_case("packed_out_only", _PACKED | {"stats": ()}, T=130),
+        _attention_case("packed_out_only_sink", _TWO_PACKINGS | {"stats": (), "sink": "learned"}, T=130),
+        _attention_case("packed_window_and_sink_tokens", _TWO_PACKINGS | {"visibility": _STREAMING}, T=130),
+        _attention_case("packed_two_sided_window", _PACKED | {"visibility": _TWO_SIDED}, T=130),
+        _attention_case("packed_encoder", _TWO_PACKINGS | {"visibility": _FULL}, T=130),
+        _attention_case("packed_sink_gate", _TWO_PACKINGS | _GATED, T=130),
+        _attention_case("packed_one_token", {"lengths": ((1,) * 63, (20,) + (1,) * 43)}),
+        _attention_case("packed_padding", {"lengths": ((40, 23), (63,)), "unread": (23, 9), "sink": 0.0}),
+        _attention_case("packed_padding_out_only", {"lengths": ((40, 23), (63,)), "unread": (23, 9), "stats": ()}),
+        _attention_case("packed_keys_beyond", {"lengths": ((5, 40, 18),), "stats": ("mass",), "keys": (0, 7, 39)}),
         _attention_case("one_head", {"gate": "element"}, H=1, G=1, K=64, V=64, T=48),
         _attention_case("every_head_its_own_keys", {"gate": "head"}, H=3, G=3, K=60, V=60, T=100),
         _attention_case("one_key_head", {"sink": "learned"}, H=6, G=1, K=64, V=64, T=130),
