@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from gatescope.errors import Refusal
-from gatescope.probes._readers import count_readers, sees
+from gatescope.probes._readers import Samples
 from gatescope.probes._sums import precise
 from gatescope.probes.base import Probe, text_positions
 from gatescope.records import Quantity
@@ -32,8 +32,9 @@ class Sinks(Probe):
     first_query  first row counted by first_attention; row 0 of a causal model is trivially 1
     epsilon      a sample has a sink at k when alpha_k > epsilon
 
-    Rows that are padding or see nothing are left out. Sequences of different lengths may follow each other. Raises
-    Refusal when a chosen key is padding: pad on the right.
+    Rows that are padding or see nothing are left out. Sequences of different lengths may follow each other. Of a packed
+    sequence every document is a sample: its rows, keys and chosen keys count from its own first token, as if it had
+    come alone. Raises Refusal when a chosen key is padding: pad on the right.
     """
 
     name = "sinks"
@@ -114,21 +115,18 @@ class Sinks(Probe):
         """Add one attention."""
         call, stats = event.value, event.stats
         B, _, T = stats.lse.shape
-        S, device = call.k.shape[2], stats.lse.device
+        device, samples = stats.lse.device, Samples.of(call)
         keys = torch.tensor(self.mass_keys, device=device)
-        self._refuse_padded(event, keys)
         text = text_positions(event, (B, T), device)
+        self._refuse_padded(event, samples, keys, text)
         outcomes = stats.visible + (stats.sink_mass is not None)
         rows = text & (outcomes > 0)
-        position = torch.arange(S - T, S, device=device)
 
         mass = cast(Tensor, stats.mass)[..., [stats.keys.index(key) for key in self.mass_keys]]
-        visible = sees(call.visibility, position, keys).expand(B, -1, -1)
-        if call.key_mask is not None:
-            visible = visible & call.key_mask[:, None, keys]
+        visible = samples.see(call.visibility, keys, call.key_mask)
         uniform = (visible / outcomes.clamp(min=1)[..., None])[:, None]
 
-        counted = (rows & (position >= self.first_query))[:, None]
+        counted = (rows & (samples.position >= self.first_query))[:, None]
         self.sums.add(
             event.layer,
             first=_sum(torch.where(counted, mass[..., 0], 0), (0, 2)),
@@ -136,10 +134,10 @@ class Sinks(Probe):
             first_rows=counted.sum(),
         )
         own = [self.mass_keys.index(key) for key in self.chosen]
-        below = (rows[..., None] & (position[:, None] >= keys[own]))[:, None]
-        n_rows = below.sum(2)
+        below = (rows[..., None] & (samples.position[..., None] >= keys[own]))[:, None]
+        n_rows = samples.sum_rows(below)
         alpha, alpha_uniform = (
-            _sum(torch.where(below, x[..., own], 0), 2) / n_rows.clamp(min=1) for x in (mass, uniform)
+            samples.sum_rows(torch.where(below, x[..., own], 0)) / n_rows.clamp(min=1) for x in (mass, uniform)
         )
         self.sums.add(
             event.layer,
@@ -149,7 +147,7 @@ class Sinks(Probe):
             share_uniform=(alpha_uniform > self.epsilon).sum((0, 1)),
             samples=(n_rows > 0).sum((0, 1)),
         )
-        self._add_key_mass(event, rows)
+        self._add_key_mass(event, samples, rows)
         if stats.sink_mass is not None:
             self.sums.add(
                 event.layer,
@@ -158,17 +156,25 @@ class Sinks(Probe):
                 sink_rows=rows.sum(),
             )
 
-    def _add_key_mass(self, event: Event, rows: Bool[Tensor, "B T"]) -> None:
+    def _add_key_mass(self, event: Event, samples: Samples, rows: Bool[Tensor, "B T"]) -> None:
         call = event.value
-        readers = count_readers(call.visibility, rows, call.k.shape[2])
+        readers = samples.readers(call.visibility, rows)
         if call.key_mask is not None:
             readers = readers * call.key_mask
         received = cast(Tensor, event.stats.key_mass) if event.key_mask is None else _key_mass_of(call, rows)
         per_reader = torch.where(readers[:, None] > 0, received / readers.clamp(min=1)[:, None], 0)
-        self.sums.add_growing(event.layer, key_mass=_sum(per_reader, 0), key_samples=(readers > 0).sum(0))
+        self.sums.add_growing(
+            event.layer,
+            key_mass=samples.sum_places(per_reader),
+            key_samples=samples.sum_places((readers > 0)[:, None])[0],
+        )
 
-    def _refuse_padded(self, event: Event, keys: Tensor) -> None:
-        if event.key_mask is not None and not bool(event.key_mask[:, keys].all()):
+    def _refuse_padded(self, event: Event, samples: Samples, keys: Tensor, text: Bool[Tensor, "B T"]) -> None:
+        if event.key_mask is None:
+            return
+        padded = samples.at(keys, ~event.key_mask)
+        # Padding at the end of a packed sequence may be a document of its own.
+        if bool((padded & text[..., None] if samples.packed else padded).any()):
             raise Refusal(
                 "Sinks", f"text at the chosen keys {self.mass_keys}", "padding in some sequence", "pad on the right"
             )
