@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import zip_longest
 
 import pytest
 import torch
 import xarray as xr
 from gatescope.probes import Probe
-from gatescope.taps import AttentionCall, GateScores, attached, attend, tap
+from gatescope.taps import SITES, AttentionCall, GateScores, RouterScores, attached, attend, tap
 from gatescope_kernels import Visibility
 from torch import Tensor, nn
 
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 class Player(nn.Module):
     """One layer an entry of ``calls``, ``hidden`` and ``gates``: all a model needs to be measured is these lines."""
 
-    tap_sites = frozenset({"key_mask", "attention", "resid", "gate"})
+    tap_sites = frozenset(SITES)
 
     def forward(
         self,
@@ -24,14 +25,31 @@ class Player(nn.Module):
         hidden: Sequence[Tensor] = (),
         gates: Sequence[GateScores] = (),
         key_mask: Tensor | None = None,
+        *,
+        tokens: Tensor | None = None,
+        embed: Tensor | None = None,
+        updates: Sequence[tuple[Tensor, Tensor]] = (),
+        mlps: Sequence[Tensor] = (),
+        routers: Sequence[RouterScores] = (),
+        logits: Tensor | None = None,
     ) -> None:
+        if tokens is not None:
+            tap("tokens", tokens)
         tap("key_mask", key_mask)
+        if embed is not None:
+            tap("embed", embed)
         for layer, call in enumerate(calls):
             attend(call, layer=layer)
-        for layer, h in enumerate(hidden):
-            tap("resid", h, layer=layer)
-        for layer, scores in enumerate(gates):
-            tap("gate", scores, layer=layer)
+        for site, values in (("gate", gates), ("mlp", mlps), ("router", routers)):
+            for layer, value in enumerate(values):
+                tap(site, value, layer=layer)
+        for layer, (pair, h) in enumerate(zip_longest(updates, hidden)):
+            for site, update in zip(("attention_update", "mlp_update"), pair or (), strict=False):
+                tap(site, update, layer=layer)
+            if h is not None:
+                tap("resid", h, layer=layer)
+        if logits is not None:
+            tap("logits", logits)
 
 
 def make_call(B=2, H=4, G=4, T=12, S=None, K=8, V=8, seed=0, dtype=torch.float64, **options) -> AttentionCall:
@@ -118,6 +136,18 @@ def measure(player: Player) -> Callable[..., xr.Dataset]:
         return probe.finalize()
 
     return run
+
+
+def route_of(logits: Tensor, k: int = 2, kind: str = "softmax", **options) -> RouterScores:
+    """A router's scores from its logits [B T E], weights renormalised."""
+    p = logits.softmax(-1) if kind == "softmax" else logits.sigmoid()
+    weight, index = p.topk(k, dim=-1)
+    return RouterScores(logits, p, index, weight / weight.sum(-1, keepdim=True), kind, **options)
+
+
+@pytest.fixture
+def scores_of() -> Callable[..., RouterScores]:
+    return route_of
 
 
 @pytest.fixture

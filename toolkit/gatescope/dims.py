@@ -38,6 +38,12 @@ _TABLE = (
     Dim("", "bin", "histogram bins", "gate score"),
     Dim("", "gate_head", "heads a gate has scores for (query heads, key-value heads, or 1 when shared)", "gate head"),
     Dim("", "setting", "positions of an intervention", "setting"),
+    Dim("", "other_expert", "routed experts, beside the one in question", "other expert"),
+    Dim("", "choice", "experts a token visits, in the router's order", "choice"),
+    Dim("", "site", "places in a block where the same thing is measured", "site"),
+    Dim("", "scaling", "what shares one scale when numbers are rounded", "scaling"),
+    Dim("", "parameter", "weights of a model, by name", "parameter"),
+    Dim("", "pattern", "N:M patterns, as N:M", "pattern N:M"),
 )
 
 #: Record name -> Dim.

@@ -1,13 +1,43 @@
 """Probes: streaming reducers from a forward pass to labelled numbers. Adding one is a file and a row."""
 
+from gatescope.probes.activations import ActivationSparsity
 from gatescope.probes.base import Probe
 from gatescope.probes.entropy import Entropy
 from gatescope.probes.gates import Gates
+from gatescope.probes.lens import LogitLens
 from gatescope.probes.massive import Massive
+from gatescope.probes.outliers import OutlierSensitivity
+from gatescope.probes.residual import ResidualNorms
+from gatescope.probes.routing import Routing, saturation
 from gatescope.probes.sinks import Sinks
 from gatescope.probes.value_drain import ValueDrain
 
-_TABLE = (Sinks, Entropy, Massive, ValueDrain, Gates)
+_TABLE = (
+    Sinks,
+    Entropy,
+    Massive,
+    ValueDrain,
+    Gates,
+    Routing,
+    ActivationSparsity,
+    OutlierSensitivity,
+    ResidualNorms,
+    LogitLens,
+)
 PROBES: dict[str, type[Probe]] = {probe.name: probe for probe in _TABLE}
 
-__all__ = ["PROBES", "Entropy", "Gates", "Massive", "Probe", "Sinks", "ValueDrain"]
+__all__ = [
+    "PROBES",
+    "ActivationSparsity",
+    "Entropy",
+    "Gates",
+    "LogitLens",
+    "Massive",
+    "OutlierSensitivity",
+    "Probe",
+    "ResidualNorms",
+    "Routing",
+    "Sinks",
+    "ValueDrain",
+    "saturation",
+]

@@ -70,7 +70,7 @@ class LayerSums:
                 self.owner,
                 "at least one forward pass that shows its sites",
                 "none",
-                "run the model inside the block, and measure gates only on a model that has them",
+                "run the model inside the block, and measure gates and routers only on a model that has them",
             )
         return sorted(self._sums)
 

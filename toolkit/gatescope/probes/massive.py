@@ -26,7 +26,7 @@ class Massive(Probe):
 
     Maximum, median and ratio are taken over the whole [T, D] of one sequence and one layer, as Sun et al.'s code does,
     then averaged over sequences; the median of an even number of values is the lower one. The ranking is over
-    everything seen. Padding is left out.
+    everything seen. Padding is left out. Documents packed into one sequence count as that one sequence.
 
     ranks  places in the ranking
     keep   keep all of |h| (one sequence only), for a surface over tokens and dims
