@@ -37,6 +37,7 @@ ROOM_IMPORTS = {
     "probes": {"taps", "records", "kernels"},
     "interventions": {"taps", "kernels"},
     "scope": {"taps", "probes", "records"},
+    "weights": {"records", "kernels"},
     "tasks": set(),
     "train": {"scope", "models", "checkpoints", "probes", "records", "tasks"},
     "reading": {"probes", "scope", "models"},
