@@ -46,7 +46,7 @@ LINEAR: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "decay_negative": ({"decay": -1e-4}, ("decay: a finite number >= 0", "-0.0001", "backward='ste'")),
     "decay_nan": ({"decay": float("nan")}, ("a finite number", "nan")),
     "decay_word": ({"decay": "2e-4"}, ("a finite number", "'2e-4'")),
-    "impl": ({"impl": "fused"}, ("'reference', 'blockwise'", "'fused'", "impl='auto'")),
+    "impl": ({"impl": "triton"}, ("'reference', 'blockwise', 'fused'", "'triton'", "impl='auto'")),
 }
 
 OTHERS: dict[str, tuple[Callable[..., Any], tuple[Any, ...], tuple[str, ...]]] = {

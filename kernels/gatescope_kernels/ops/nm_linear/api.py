@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -13,12 +13,30 @@ from gatescope_kernels.ops.nm_linear import blockwise, reference
 from gatescope_kernels.ops.nm_linear.compressed import compress_2_4, decompress_2_4
 from gatescope_kernels.ops.nm_linear.validate import check_linear, check_masks, check_weight
 
-Impl = Literal["auto", "reference", "blockwise"]
+Impl = Literal["auto", "reference", "blockwise", "fused"]
 Backward = Literal["ste", "srste", "masked"]
 
 __all__ = ["compress_2_4", "decompress_2_4", "mask_divergence", "nm_linear", "nm_mask", "nm_valid"]
 
-IMPLEMENTATIONS: dict[str, Callable[..., Tensor]] = {"reference": reference.linear, "blockwise": blockwise.linear}
+
+def _fused_linear(*arguments: Any) -> Tensor:
+    from gatescope_kernels.ops.nm_linear import fused
+
+    return fused.linear(*arguments)
+
+
+def _fused_mask(weight: Tensor, n: int, m: int) -> Tensor:
+    from gatescope_kernels.ops.nm_linear import fused
+
+    return fused.mask_of(weight, n, m)
+
+
+IMPLEMENTATIONS: dict[str, Callable[..., Tensor]] = {
+    "reference": reference.linear,
+    "blockwise": blockwise.linear,
+    "fused": _fused_linear,
+}
+MASKS: dict[str, Callable[..., Tensor]] = {"blockwise": blockwise.mask_of, "fused": _fused_mask}
 
 
 def nm_linear(
@@ -42,7 +60,8 @@ def nm_linear(
               "masked"  g * mask                      pruned weights stand still
     decay     lambda of "srste", tuned for SGD; the other two do not read it. It is added once a backward, whatever the
               loss is scaled by
-    impl      "auto" is "blockwise"; "reference" sorts every group and is for tests
+    impl      "auto" is "fused", Triton kernels, on a GPU, and "blockwise" elsewhere and in float64; "reference" sorts
+              every group and is for tests
 
     **This does not run faster than a dense layer.** The masked weight is multiplied as a dense matrix, on CPU and on
     GPU; the speed of 2:4 needs sparse tensor cores, whose storage compress_2_4 makes.
@@ -50,7 +69,8 @@ def nm_linear(
     fp16 and bf16 products accumulate in fp32; the output keeps x.dtype. Values are not scanned: NaN counts as the
     largest magnitude, so a NaN weight is kept and shows, and an infinite weight that is pruned shows as 0 * inf = NaN.
 
-    Raises Refusal for shapes, dtypes, devices or options that do not fit, D not a multiple of m, and an unknown impl.
+    Raises Refusal for shapes, dtypes, devices or options that do not fit, D not a multiple of m, an unknown impl, and
+    an impl that cannot run here.
 
     Source: Zhou et al. 2021, Learning N:M Fine-grained Structured Sparse Neural Networks From Scratch, SR-STE.
     """
@@ -65,7 +85,7 @@ def nm_mask(weight: Float[Tensor, "F D"], n: int, m: int) -> Bool[Tensor, "F D"]
     weight that is no matrix in a floating dtype, n outside [1, m], or D not a multiple of m.
     """
     check_weight("nm_mask", weight, n, m)
-    return blockwise.mask_of(weight, n, m)
+    return choose("nm_mask", "auto", MASKS, weight)(weight, n, m)
 
 
 def nm_valid(weight: Float[Tensor, "F D"], n: int, m: int) -> bool:

@@ -5,20 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from gatescope_kernels.ops.nm_linear.bits import magnitude_bits
+
 #: Groups up to this size are ranked by m (m - 1) / 2 comparisons; a stable sort is faster for larger ones.
 COMPARED = 8
-#: The integer of each dtype's width, and the bits of its infinity. Without the sign, a float's bits order as it does.
-_BITS = {
-    torch.float16: (torch.int16, 0x7C00),
-    torch.bfloat16: (torch.int16, 0x7F80),
-    torch.float32: (torch.int32, 0x7F80_0000),
-    torch.float64: (torch.int64, 0x7FF0_0000_0000_0000),
-}
 
 
 def mask_of(weight: Float[Tensor, "F D"], n: int, m: int) -> Bool[Tensor, "F D"]:
@@ -28,7 +23,7 @@ def mask_of(weight: Float[Tensor, "F D"], n: int, m: int) -> Bool[Tensor, "F D"]
         return torch.ones_like(weight, dtype=torch.bool)
     if m > COMPARED:
         return _mask_by_sort(weight, n, m)
-    planes = _magnitude_bits(weight).unflatten(1, (-1, m)).unbind(-1)
+    planes = magnitude_bits(weight).unflatten(1, (-1, m)).unbind(-1)
     # lost[i]: how many of the group rank before i. Each starts as if it lost to all that follow it.
     lost = [torch.full_like(plane, m - 1 - i, dtype=torch.int8) for i, plane in enumerate(planes)]
     for i in range(m):
@@ -42,14 +37,8 @@ def mask_of(weight: Float[Tensor, "F D"], n: int, m: int) -> Bool[Tensor, "F D"]
     return kept
 
 
-def _magnitude_bits(weight: Float[Tensor, "F D"]) -> Int[Tensor, "F D"]:
-    """Integers that order as |w| does; every NaN is the same one, above infinity."""
-    integer, infinity = _BITS[weight.dtype]
-    return weight.view(integer).bitwise_and(torch.iinfo(integer).max).clamp_(max=infinity + 1)
-
-
 def _mask_by_sort(weight: Float[Tensor, "F D"], n: int, m: int) -> Bool[Tensor, "F D"]:
-    groups = _magnitude_bits(weight).unflatten(1, (-1, m))
+    groups = magnitude_bits(weight).unflatten(1, (-1, m))
     kept = torch.zeros(groups.shape, dtype=torch.bool, device=weight.device)
     kept.scatter_(-1, groups.sort(dim=-1, descending=True, stable=True).indices[..., :n], True)
     return kept.flatten(1)

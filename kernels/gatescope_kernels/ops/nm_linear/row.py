@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gatescope_kernels.ops._row import Case, Op
+from gatescope_kernels.ops._row import Budget, Case, Op, Production, Work
 from gatescope_kernels.ops.nm_linear.api import IMPLEMENTATIONS, nm_linear
 from gatescope_kernels.ops.nm_linear.bench import contests
 
@@ -45,6 +45,19 @@ def _inputs(case: Case, dtype: torch.dtype, seed: int) -> dict[str, Any]:
 
 def _call(impl: Any, inputs: dict[str, Any]) -> dict[str, Tensor]:
     return {"out": nm_linear(**inputs, impl=impl)}
+
+
+def _production(dtype: torch.dtype, options: dict[str, Any] | None = None, **sizes: int) -> Production:
+    """Least work: the three products, and every tensor read or written once (the mask is a byte a weight)."""
+    name = "rows_{T}_inputs_{D}_outputs_{F}".format_map(sizes)
+    T, D, F = sizes["T"], sizes["D"], sizes["F"]
+    product, rows, weight = 2 * T * D * F, T * (D + F), D * F
+    return Production(
+        _case(name, options, B=1, **sizes),
+        dtype,
+        forward=Work(product, dtype.itemsize * (rows + weight + F) + weight),
+        backward=Work(2 * product, dtype.itemsize * (2 * rows - T * F + 2 * weight + F) + weight),
+    )
 
 
 ROW = Op(
@@ -94,4 +107,14 @@ ROW = Op(
     gradient_budget={torch.float64: 1e-14, torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 1.6e-2},
     implementations=tuple(IMPLEMENTATIONS),
     contests=contests,
+    productions=(
+        _production(torch.bfloat16, T=8192, D=4096, F=4096),
+        _production(torch.bfloat16, {"n": 4, "m": 8, "backward": "masked"}, T=512, D=1024, F=1024),
+        _production(torch.float32, T=8192, D=1024, F=1024),
+    ),
+    budgets={
+        "mask_kernel": Budget(0, {"sm_80": 50, "sm_90": 50, "sm_100": 50, "gfx942": 50}),
+        "product_kernel": Budget(1, {"sm_80": 12, "sm_90": 12, "sm_100": 12, "gfx942": 25}),
+        "weight_gradient_kernel": Budget(1, {"sm_80": 12, "sm_90": 12, "sm_100": 12, "gfx942": 25}),
+    },
 )
