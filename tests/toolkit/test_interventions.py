@@ -10,17 +10,21 @@ from gatescope.errors import Refusal, UntappableModelError
 from gatescope.gates import GateSpec
 from gatescope.interventions import (
     INTERVENTIONS,
+    AddSink,
     BlendGates,
     ClampDims,
     Draw,
+    DropExperts,
     MaskKeys,
+    RandomExperts,
     ShuffledGates,
     WindowWithSinks,
     ZeroDims,
 )
-from gatescope.layers import AttentionSpec, MLPSpec
+from gatescope.layers import AttentionSpec, MLPSpec, MoESpec
 from gatescope.models import LMConfig, TinyLM
-from gatescope.taps import AttentionCall, GateScores, Handler, attached
+from gatescope.probes import Routing, Sinks
+from gatescope.taps import AttentionCall, GateScores, Handler, RouterScores, attached
 from gatescope_kernels import Visibility
 
 D, T, LAYERS = 16, 9, 3
@@ -32,13 +36,15 @@ MAKERS = {
     "mask_keys": lambda: MaskKeys([0, 2]),
     "window_with_sinks": lambda: WindowWithSinks(window=3, sink_tokens=1),
     "blend_gates": lambda: BlendGates(0.3, layers=1),
+    "add_sink": lambda: AddSink(3.0, heads=[0, 2], layers=1),
+    "drop_experts": lambda: DropExperts([0, 1], layers=1),
 }
+DENSE, EXPERTS = MLPSpec(kind="gelu", hidden=24), MoESpec(experts=6, k=2, hidden=12)
 
 
-def lm(gate=G1):
-    attention = AttentionSpec(n_heads=4, n_kv_heads=2, head_dim=8, gate=gate)
-    config = LMConfig(vocab=19, d_model=D, n_layers=LAYERS, attention=attention, mlp=MLPSpec(kind="gelu", hidden=24))
-    return TinyLM(config)
+def lm(gate=G1, mlp=DENSE, sink=None):
+    attention = AttentionSpec(n_heads=4, n_kv_heads=2, head_dim=8, gate=gate, sink=sink)
+    return TinyLM(LMConfig(vocab=19, d_model=D, n_layers=LAYERS, attention=attention, mlp=mlp))
 
 
 class Seen(Handler):
@@ -74,6 +80,14 @@ def intervention(request):
 
 
 class TestEvery:
+    @pytest.fixture
+    def model(self):
+        model = lm(mlp=EXPERTS)
+        with torch.no_grad():
+            for block in model.blocks:
+                block.mlp.w_down *= 50  # so that what experts do shows
+        return model
+
     def test_the_table_has_every_intervention(self, intervention):
         assert type(intervention) is INTERVENTIONS[intervention.name]
         row = intervention.describe()
@@ -361,3 +375,141 @@ def test_interventions_add_up(model, tokens):
 def test_a_draw_is_the_same_for_the_same_seed():
     assert Draw(3, (0,), 4).among(range(50), "x") == Draw(3, (0,), 4).among(range(50), "x")
     assert Draw(3, (0,), 4).among(range(50), "x") != Draw(3, (0,), 5).among(range(50), "x")
+
+
+class TestDropExperts:
+    @pytest.fixture
+    def model(self):
+        return lm(mlp=EXPERTS)
+
+    @pytest.mark.parametrize("renormalise", [True, False])
+    def test_the_others_keep_the_sum_or_their_weights(self, model, tokens, renormalise):
+        plain = seen_with(model, tokens, "router")[0]
+        drop = DropExperts([0, 3], layers=0, renormalise=renormalise)
+        weight = seen_with(model, tokens, "router", drop)[0].weight
+        for b in range(2):
+            for t in range(T):
+                own = dict(zip(plain.index[b, t].tolist(), plain.weight[b, t].tolist(), strict=True))
+                kept = {expert: w for expert, w in own.items() if expert not in (0, 3)}
+                grow = sum(own.values()) / sum(kept.values()) if kept and renormalise else 1.0
+                want = [kept.get(expert, 0.0) * grow for expert in plain.index[b, t].tolist()]
+                assert weight[b, t].tolist() == pytest.approx(want)
+
+    def test_nobody_visits_a_dropped_expert(self, model, tokens):
+        probe = Routing()
+        with DropExperts([0, 3], layers=[0, 2]).on(model), attached(model, probe):
+            model(tokens)
+        dead = probe.finalize().expert_dead
+        assert dead.sel(layer=[0, 2], expert=[0, 3]).all()
+        assert not dead.sel(layer=1).all()
+
+    def test_all_dropped_leaves_the_stream_as_attention_left_it(self, model, tokens):
+        updates = seen_with(model, tokens, "mlp_update", DropExperts(range(6), layers=1))
+        assert (updates[1] == 0).all()
+        assert (updates[0] != 0).any()
+
+    @pytest.fixture
+    def uneven(self):
+        """Eight experts, visited 1, 2, ..., 8 times."""
+        index = torch.repeat_interleave(torch.arange(8), torch.arange(1, 9)).view(1, -1, 1)
+        p = torch.full((1, 36, 8), 1 / 8)
+        return RouterScores(p.log(), p, index, torch.ones(1, 36, 1), "softmax")
+
+    def test_the_control_drops_others_of_about_the_same_load(self, uneven):
+        drawn = set()
+        for seed in range(30):
+            control = DropExperts([1, 6]).control(seed)
+            weight = control.edit("router", 0, uneven).weight
+            gone = sorted({int(e) for e, w in zip(uneven.index.flatten(), weight.flatten(), strict=True) if w == 0})
+            assert len(gone) == 2
+            assert not set(gone) & {1, 6}
+            # Expert 1 is visited 2 times, expert 6 seven times; the two nearest of each stand beside them.
+            assert gone[0] in (0, 2)
+            assert gone[1] in (5, 7)
+            drawn |= set(gone)
+        assert drawn == {0, 2, 5, 7}
+
+    def test_the_control_keeps_its_experts_over_passes_and_draws_anew_in_a_block(self, model, tokens):
+        control = DropExperts([0, 3]).control(0)
+        probe = Routing()
+        with control.on(model), attached(model, probe):
+            model(tokens)
+            first = dict(control._drawn)
+            model((tokens + 5) % 19)
+            assert control._drawn == first
+        dead = probe.finalize().expert_dead
+        for layer, experts in first.items():
+            assert dead.sel(layer=layer, expert=list(experts)).all()
+        assert len(set(first.values())) > 1
+
+    def test_a_control_has_no_control(self):
+        control = DropExperts([0]).control(0)
+        assert isinstance(control, RandomExperts)
+        with pytest.raises(Refusal, match=r"DropExperts.control: wanted an intervention, got a control"):
+            control.control(1)
+
+    @pytest.mark.parametrize(
+        ("make", "message"),
+        [
+            (lambda: DropExperts([9]), r"DropExperts: wanted experts below 6, got \[9\]"),
+            (lambda: DropExperts([0, 1, 2, 3]).control(0), r"wanted 4 others to draw from, got 2 of 6"),
+        ],
+    )
+    def test_experts_beyond_the_layer_are_refused(self, model, tokens, make, message):
+        with pytest.raises(Refusal, match=message), make().on(model):
+            model(tokens)
+
+
+class TestAddSink:
+    @pytest.mark.parametrize("sink", [None, "learned", "off_by_one"])
+    def test_it_takes_its_share_in_the_chosen_heads_alone(self, tokens, sink):
+        model, probe = lm(sink=sink), Sinks()
+        plain = seen_with(model, tokens, "attention")[0]
+        with AddSink(1.5, heads=[1, 3], layers=0).on(model), attached(model, probe):
+            model(tokens)
+        q, k = plain.q, plain.k.repeat_interleave(2, 1)
+        scores = (q @ k.mT / 8**0.5).masked_fill(torch.ones(T, T, dtype=torch.bool).triu(1), -torch.inf).exp()
+        own = torch.tensor(0.0 if sink is None else 1.0)
+        outside = own + torch.tensor([0, 1, 0, 1])[None, :, None] * torch.tensor(1.5).exp()
+        want = (outside / (outside + scores.sum(-1))).mean((0, 2))
+        found = torch.tensor(probe.finalize().sink_mass.sel(layer=0).values, dtype=torch.float32)
+        torch.testing.assert_close(found, want)
+
+    def test_it_is_the_models_own_sink(self, tokens):
+        plain, off_by_one = lm(), lm(sink="off_by_one")
+        with AddSink(0.0).on(plain):
+            torch.testing.assert_close(plain(tokens), off_by_one(tokens))
+
+    def test_it_can_be_learned(self, model, tokens):
+        logit = torch.zeros(2, requires_grad=True)
+        with AddSink(logit, heads=[0, 2]).on(model):
+            model(tokens).square().sum().backward()
+        assert (logit.grad != 0).all()
+
+    def test_the_control_gives_the_same_sinks_to_other_heads(self, model, tokens):
+        drawn = set()
+        for seed in range(12):
+            control = AddSink(torch.tensor([1.0]), heads=[2]).control(seed)
+            call = seen_with(model, tokens, "attention", control)[0]
+            heads = (call.sink > -100).nonzero().flatten().tolist()
+            assert call.sink[heads].tolist() == [1.0]
+            drawn |= set(heads)
+        assert drawn == {0, 1, 3}
+
+    @pytest.mark.parametrize(
+        ("make", "message"),
+        [
+            (lambda: AddSink(float("inf")), "AddSink: wanted a finite logit, got inf"),
+            (lambda: AddSink(0.0).control(0), r"AddSink.control: wanted chosen heads, .*, got all heads"),
+            (
+                lambda: AddSink(0.0, [0]).control(0).control(1),
+                "AddSink.control: wanted an intervention, got",
+            ),
+            (lambda: AddSink(0.0, [4]), r"AddSink: wanted heads below 4, got \[4\]"),
+            (lambda: AddSink(torch.zeros(3), [0, 1]), r"one logit for each of 2 heads, got \(3,\)"),
+            (lambda: AddSink(0.0, [0, 1, 2]).control(0), "wanted 3 others to draw from, got 1 of 4"),
+        ],
+    )
+    def test_what_does_not_fit_is_refused(self, model, tokens, make, message):
+        with pytest.raises(Refusal, match=message), make().on(model):
+            model(tokens)

@@ -10,19 +10,24 @@ An intervention that did not apply where it was told to is an error, never a sil
 
 from gatescope.interventions.attention import MaskKeys, WindowWithSinks
 from gatescope.interventions.base import Draw, Intervention
+from gatescope.interventions.experts import DropExperts, RandomExperts
 from gatescope.interventions.gates import BlendGates, ShuffledGates
 from gatescope.interventions.hidden import ClampDims, ZeroDims
+from gatescope.interventions.sinks import AddSink
 
-_TABLE = (ZeroDims, ClampDims, MaskKeys, WindowWithSinks, BlendGates)
+_TABLE = (ZeroDims, ClampDims, MaskKeys, WindowWithSinks, AddSink, BlendGates, DropExperts)
 INTERVENTIONS: dict[str, type[Intervention]] = {intervention.name: intervention for intervention in _TABLE}
 
 __all__ = [
     "INTERVENTIONS",
+    "AddSink",
     "BlendGates",
     "ClampDims",
     "Draw",
+    "DropExperts",
     "Intervention",
     "MaskKeys",
+    "RandomExperts",
     "ShuffledGates",
     "WindowWithSinks",
     "ZeroDims",
