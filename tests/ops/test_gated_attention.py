@@ -189,6 +189,27 @@ def test_nan_is_seen_in_every_row_that_reads_it(impl: str, stats: tuple[str, ...
         assert is_nan.nonzero().flatten().tolist() == rows
 
 
+@pytest.mark.parametrize("impl", ["reference", "blockwise"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("T", [1, 2, 7, 8, 15, 16, 17])
+def test_few_keys_do_not_lose_a_nan(impl: str, dtype: torch.dtype, T: int) -> None:
+    """torch's CPU kernel gives 0 to a row of NaN where its keys do not fill a vector register."""
+    q, k, v = (x.to(dtype) for x in qkv(1, 2, 2, T, T, 4, 4))
+    q[0, 1, T // 2] = torch.nan
+    out, stats = gated_attention_with_stats(q, k, v, stats=(), impl=impl)
+    for found in (out.isnan().all(-1), stats.lse.isnan()):
+        assert found.nonzero().tolist() == [[0, 1, T // 2]]
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("scale", [0.0, -0.5])
+def test_a_scale_that_is_not_positive(impl: str, scale: float) -> None:
+    """Hidden scores stay hidden, whatever they are multiplied by."""
+    q, k, v = (x.float() for x in qkv(1, 2, 2, 20, 20, 16, 16))
+    wanted = scaled_dot_product_attention(q, k, v, attn_mask=explicit_mask(Visibility(), 20, 20), scale=scale)
+    torch.testing.assert_close(gated_attention(q, k, v, scale=scale, impl=impl), wanted)
+
+
 @pytest.mark.parametrize("stats", [(), STATISTICS])
 def test_gradient_of_a_plain_sum(stats: tuple[str, ...]) -> None:
     """The upstream gradient of a sum is one element seen from everywhere (all strides 0)."""

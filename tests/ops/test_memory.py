@@ -28,6 +28,21 @@ def test_blockwise_grows_linearly(stats: tuple[str, ...], rule: Visibility) -> N
     assert long.peak <= 2.2 * short.peak
 
 
+@pytest.mark.parametrize("stats", [(), ("mass",), STATISTICS])
+@pytest.mark.parametrize("rule", [Visibility(), Visibility(causal=False), Visibility(window=300, sink_tokens=4)])
+def test_packed_documents_grow_linearly(stats: tuple[str, ...], rule: Visibility) -> None:
+    """One of half the length, and many short ones."""
+    short, long = (
+        measure(
+            T, "blockwise", stats=stats, visibility=rule, documents=(torch.arange(T) // 40).clamp(max=T // 80)[None]
+        )
+        for T in (1024, 2048)
+    )
+    assert long.largest < 2048 * 2048 * 4 / 8
+    assert long.largest <= 2.01 * short.largest
+    assert long.peak <= 2.2 * short.peak
+
+
 def test_the_measure_sees_a_matrix() -> None:
     short, long = (measure(T, "reference", stats=STATISTICS) for T in (512, 1024))
     assert long.largest >= 1024 * 1024 * 4

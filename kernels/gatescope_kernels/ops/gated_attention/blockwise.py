@@ -42,10 +42,12 @@ class _Attend(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, sink: Tensor | None, problem: Problem) -> tuple:
         ctx.set_materialize_grads(False)
-        ctx.problem, ctx.calls = problem, flash_calls(q, v, problem)
+        calls = flash_calls(q, v, problem)
+        of_flash = None if calls is None else flash_forward(q, k, v, calls, problem)
+        ctx.problem, ctx.calls = problem, None if of_flash is None else calls
         sink_mass = None
-        if ctx.calls is not None:
-            out, lse = flash_forward(q, k, v, ctx.calls, problem)
+        if of_flash is not None:
+            out, lse = of_flash
             found: dict[str, Tensor] = {}
             if sink is not None:
                 z = sink.to(problem.dtype)[:, None]

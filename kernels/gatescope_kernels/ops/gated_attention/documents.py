@@ -12,7 +12,7 @@ from gatescope_kernels.errors import Refusal
 from gatescope_kernels.ops._common import check_device, check_tensor
 from gatescope_kernels.ops.gated_attention.problem import OPERATOR
 
-INTEGERS = (torch.int32, torch.int64, torch.int16, torch.int8, torch.uint8)
+INTEGERS = (torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 def extents(documents: Any, q: Tensor, S: int) -> tuple[Int[Tensor, "B T"], Int[Tensor, "B T"]]:

@@ -75,8 +75,9 @@ def chosen_mass(
         k_chosen = k[:, :, list(problem.keys)].to(problem.dtype)
         s = (q.flatten(2, 3) @ k_chosen.mT).view(B, H, T, N)
     else:
-        s = torch.stack([(q * chosen_rows(k, place, problem)).sum(-1) for place in places.unbind(-1)], -1)
-        s = s.view(B, H, T, N)
+        s = q.new_empty(B, H, T, N)
+        for n, place in enumerate(places.unbind(-1)):
+            s[..., n] = (q * chosen_rows(k, place, problem)).sum(-1).view(B, H, T)
     visible = inside & problem.row_bounds().see(places)
     if problem.key_mask is not None:
         of_sample = places.expand(B, -1, -1)

@@ -24,6 +24,7 @@ COMBINE = ("multiply", "add")
 
 #: Statistics that can be asked for. ``lse`` and the number of visible keys always come.
 STATISTICS = ("entropy", "max_logit", "mass", "key_mass")
+_SEQUENCES = (tuple, list, set, frozenset)
 
 
 def resolve(
@@ -51,7 +52,7 @@ def resolve(
         _check_key_mask(key_mask, q, S)
     if scale is None:
         scale = 1.0 / math.sqrt(K)
-    elif not math.isfinite(scale):
+    elif not isinstance(scale, (int, float)) or not math.isfinite(scale):
         raise Refusal(OPERATOR, "a finite scale", str(scale), "pass scale=None for 1 / sqrt(K)")
     _check_statistics(stats, keys, S)
     start, stop = (None, None) if documents is None else extents(documents, q, S)
@@ -98,6 +99,7 @@ def _check_gate(gate: Tensor, q: Tensor, V: int, combine: str) -> None:
     if combine not in COMBINE:
         raise Refusal(OPERATOR, f"combine in {COMBINE}", repr(combine), "use combine='multiply'")
     B, H, T, _ = q.shape
+    check_tensor(OPERATOR, "gate [B H T W]", gate)
     if tuple(gate.shape) == (B, H, T):
         raise Refusal(
             OPERATOR,
@@ -118,6 +120,7 @@ def _check_gate(gate: Tensor, q: Tensor, V: int, combine: str) -> None:
 
 def _check_key_mask(key_mask: Tensor, q: Tensor, S: int) -> None:
     wanted = f"key_mask [B S] = {(q.shape[0], S)} of bool, True for keys that may be read"
+    check_tensor(OPERATOR, "key_mask [B S]", key_mask)
     if key_mask.dtype != torch.bool:
         raise Refusal(OPERATOR, wanted, str(key_mask.dtype), "convert with key_mask.bool(); 1 means may be read")
     if tuple(key_mask.shape) != (q.shape[0], S):
@@ -126,10 +129,12 @@ def _check_key_mask(key_mask: Tensor, q: Tensor, S: int) -> None:
 
 
 def _check_statistics(stats: tuple[str, ...], keys: tuple[int, ...], S: int) -> None:
-    unknown = [name for name in stats if name not in STATISTICS] if not isinstance(stats, str) else [stats]
+    unknown = [name for name in stats if name not in STATISTICS] if isinstance(stats, _SEQUENCES) else [stats]
     if unknown:
         next_step = f"ask for some of {', '.join(STATISTICS)}; lse and visible always come"
         raise Refusal(OPERATOR, "stats: a tuple of known names", repr(unknown[0]), next_step)
+    if not isinstance(keys, (tuple, list)) or not all(isinstance(key, int) for key in keys):
+        raise Refusal(OPERATOR, "keys: a tuple of positions", repr(keys), "pass keys=(0,) for the first key")
     outside = [key for key in keys if not 0 <= key < S] if "mass" in stats else []
     if outside:
         raise Refusal(OPERATOR, f"keys in [0, S) = [0, {S})", str(outside[0]), f"the last key is {S - 1}")
@@ -141,8 +146,9 @@ def _sink_tensor(sink: Any, q: Tensor) -> Tensor | None:
     if sink is None:
         return None
     if not isinstance(sink, Tensor):
-        if not math.isfinite(sink):
-            raise Refusal(OPERATOR, "a finite sink logit", str(sink), "pass sink=None for none, 0.0 for off-by-one")
+        if not isinstance(sink, (int, float)) or not math.isfinite(sink):
+            next_step = "pass sink=None for none, 0.0 for off-by-one, a tensor [H] for one a head"
+            raise Refusal(OPERATOR, "a finite sink logit", str(sink), next_step)
         return torch.full((H,), float(sink), dtype=q.dtype, device=q.device)
     if tuple(sink.shape) != (H,):
         raise Refusal(
