@@ -56,7 +56,7 @@ ONLY_IN = {
     "plotly": {"gatescope.views", "gatescope.panels"},
     "ipywidgets": {"gatescope.panels", "gatescope.train", "gatescope_lessons"},
     "IPython": {"gatescope.panels", "gatescope.views", "gatescope.train", "gatescope_lessons"},
-    "transformers": {"gatescope.models", "gatescope_kernels.ops.routed_experts.bench"},
+    "transformers": {"gatescope.models", "gatescope.taps", "gatescope_kernels.ops.routed_experts.bench"},
     "papermill": {"gatescope_lessons"},
     "triton": {"gatescope_kernels.ops"},
 }

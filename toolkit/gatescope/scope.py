@@ -15,7 +15,7 @@ from torch import nn
 from gatescope import records
 from gatescope.errors import Refusal
 from gatescope.probes import PROBES, Probe
-from gatescope.taps import Event, Handler, attached
+from gatescope.taps import Event, Handler, attached, shown
 
 
 class Scope:
@@ -110,8 +110,8 @@ class _Counter(Handler):
 
     def fitted(self, model: nn.Module) -> _Counter:
         """Itself, watching one site that ``model`` shows."""
-        shown = getattr(model, "tap_sites", ())
-        self.sites = frozenset([site for site in self._PREFERRED if site in shown][:1])
+        sites = shown(model)
+        self.sites = frozenset([site for site in self._PREFERRED if site in sites][:1])
         return self
 
     def watch(self, event: Event) -> None:

@@ -1,18 +1,23 @@
 """Taps: named places where a model shows its tensors, and lets them be changed."""
 
-from gatescope.taps.core import attached, attend, tap
+from gatescope.taps.attaching import attached, shown
+from gatescope.taps.core import attend, tap
+from gatescope.taps.families import FAMILIES, Family
 from gatescope.taps.sites import ALWAYS, SITES, AttentionCall, Event, GateScores, Handler, RouterScores, Site
 
 __all__ = [
     "ALWAYS",
+    "FAMILIES",
     "SITES",
     "AttentionCall",
     "Event",
+    "Family",
     "GateScores",
     "Handler",
     "RouterScores",
     "Site",
     "attached",
     "attend",
+    "shown",
     "tap",
 ]

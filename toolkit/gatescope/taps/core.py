@@ -1,4 +1,4 @@
-"""Named places in a forward pass, and the handlers that watch or edit what passes there.
+"""One forward pass: who listens, and the calls by which a model shows what passes.
 
 A model calls ``x = tap("resid", x, layer=3)`` or ``y = attend(call, layer=3)``; with no handler attached both cost one
 lookup. A handler may edit a value (interventions) or watch it (probes). At each place every edit happens before any
@@ -9,41 +9,59 @@ the output. Watching runs under ``no_grad``: a probe never adds to the graph of 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import wraps
-from types import MethodType
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from gatescope_kernels import STATISTICS, gated_attention, gated_attention_with_stats
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from gatescope.errors import Refusal, UntappableModelError
-from gatescope.taps.sites import ALWAYS, SITES, AttentionCall, Event, Handler
+from gatescope.errors import Refusal
+from gatescope.taps.sites import SITES, AttentionCall, Event, Handler
 
 
-class _Frame:
-    """One running forward pass: who listens, and the padding the model showed."""
+class Pass:
+    """What is known of one forward pass while it runs, shared by every attached model that runs within it.
 
-    __slots__ = ("handlers", "key_mask")
+    key_mask    the padding the model showed
+    attentions  how many attentions a handler has seen
+    owners      which module shows the attention of a layer: adapters find two modules of one number by it
+    shape       B and T, for adapters of modules that see tokens flattened
+    gates       gate scores on their way from the projection to the attention they belong to
+    """
 
-    def __init__(self, handlers: tuple[Handler, ...]) -> None:
-        self.handlers = handlers
+    __slots__ = ("attentions", "gates", "key_mask", "owners", "shape")
+
+    def __init__(self) -> None:
         self.key_mask: Tensor | None = None
+        self.attentions = 0
+        self.owners: dict[int, Any] = {}
+        self.shape: tuple[int, int] | None = None
+        self.gates: dict[Any, Tensor] = {}
 
 
-_frame: ContextVar[_Frame | None] = ContextVar("gatescope_taps", default=None)
-_attached: WeakKeyDictionary[nn.Module, list[Handler]] = WeakKeyDictionary()
-_own_forward: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
+class Frame:
+    """The handlers of one attached model, those of models around it included, and the pass it runs in."""
+
+    __slots__ = ("handlers", "now")
+
+    def __init__(self, handlers: tuple[Handler, ...], now: Pass) -> None:
+        self.handlers, self.now = handlers, now
 
 
-def _wanting(site: str) -> tuple[_Frame | None, list[Handler]]:
-    frame = _frame.get()
-    return frame, [] if frame is None else [handler for handler in frame.handlers if site in handler.sites]
+frame: ContextVar[Frame | None] = ContextVar("gatescope_taps", default=None)
+
+
+def listeners(site: str) -> list[Handler]:
+    """The handlers that want ``site`` of the running forward pass."""
+    running = frame.get()
+    return [] if running is None else [handler for handler in running.handlers if site in handler.sites]
+
+
+def edits(handler: Handler) -> bool:
+    """Whether a handler can change what passes."""
+    return type(handler).edit is not Handler.edit
 
 
 def _edited(handlers: list[Handler], site: str, layer: int | None, value: Any) -> Any:
@@ -81,13 +99,13 @@ def tap(site: str, value: Any, *, layer: int | None = None) -> Any:
     """
     if site not in SITES:
         raise Refusal("tap", f"a site of {tuple(SITES)}", repr(site), "add a row to taps.SITES")
-    frame, handlers = _wanting(site)
-    if frame is None or (not handlers and site != "key_mask"):
+    running, handlers = frame.get(), listeners(site)
+    if running is None or (not handlers and site != "key_mask"):
         return value
     value = _edited(handlers, site, layer, value)
     if site == "key_mask":
-        frame.key_mask = value
-    _shown(handlers, Event(site, layer, value, key_mask=frame.key_mask))
+        running.now.key_mask = value
+    _shown(handlers, Event(site, layer, value, key_mask=running.now.key_mask))
     return value
 
 
@@ -96,10 +114,13 @@ def attend(call: AttentionCall, *, layer: int | None = None) -> Float[Tensor, "B
 
     Raises Refusal when a handler asks for the mass on a key that this call does not have.
     """
-    frame, handlers = _wanting("attention")
-    if frame is None or not handlers:
+    running, handlers = frame.get(), listeners("attention")
+    if running is None or not handlers:
         return gated_attention(**call.arguments())
-    padding = call.key_mask if frame.key_mask is None else frame.key_mask
+    running.now.attentions += 1
+    padding = call.key_mask if running.now.key_mask is None else running.now.key_mask
+    if padding is not None and padding.shape[1] > call.k.shape[2]:
+        padding = padding[:, -call.k.shape[2] :]  # a cache that dropped the oldest keys
     call = _edited(handlers, "attention", layer, call)
     wanted = frozenset().union(*(handler.stats for handler in handlers))
     if not wanted:
@@ -124,101 +145,4 @@ def _keys(handlers: list[Handler], length: int) -> tuple[int, ...]:
     return tuple(sorted({key for handler in handlers for key in handler.mass_keys}))
 
 
-@contextmanager
-def attached(model: nn.Module, *handlers: Handler) -> Iterator[None]:
-    """Attach handlers to every forward pass of ``model`` until the block ends, whatever ends it.
-
-    A model emits taps when it has an attribute ``tap_sites``: the sites its forward pass shows, those of its submodules
-    included. Blocks may nest and may end in any order; copies made of the model inside a block are not attached, nor
-    is what activation checkpointing recomputes during backward.
-
-    Raises UntappableModelError for a model that shows no taps or not those a handler wants, Refusal for a handler that
-    is attached to the model already or names a site or statistic that does not exist.
-    """
-    for handler in handlers:
-        _check(handler)
-    _check_shown(model, handlers)
-    present = _attached.setdefault(model, [])
-    for place, handler in enumerate(handlers):
-        if any(handler is other for other in (*present, *handlers[:place])):
-            raise Refusal(
-                type(handler).__name__,
-                f"to be attached to {type(model).__name__} once",
-                "a second time",
-                "make a second handler, or leave the first block before entering it again",
-            )
-    if not present:
-        _listen(model)
-    present.extend(handlers)
-    try:
-        yield
-    finally:
-        present[:] = [other for other in present if not any(other is handler for handler in handlers)]
-        if not present and _attached.pop(model, None) is not None:
-            _unlisten(model)
-
-
-def _check(handler: Handler) -> None:
-    known = {"sites": set(SITES), "stats": {*STATISTICS, *ALWAYS}}
-    for kind, names in known.items():
-        unknown = set(getattr(handler, kind)) - names
-        if unknown:
-            raise Refusal(
-                type(handler).__name__,
-                f"{kind} among {sorted(names)}",
-                str(sorted(unknown)),
-                f"correct the handler's {kind}",
-            )
-
-
-def _check_shown(model: nn.Module, handlers: tuple[Handler, ...]) -> None:
-    shown = getattr(model, "tap_sites", None)
-    if shown is None:
-        inner = next((name for name, module in model.named_modules() if hasattr(module, "tap_sites")), None)
-        raise UntappableModelError(
-            type(handlers[0]).__name__ if handlers else "attached",
-            "a model that emits taps (attribute tap_sites)",
-            f"{type(model).__name__}, which has none",
-            f"attach to its submodule {inner!r}, which has"
-            if inner
-            else "load it as a gatescope model, or call taps.tap(...) in its forward and list the sites in tap_sites",
-        )
-    for handler in handlers:
-        missing = handler.sites - set(shown)
-        if missing:
-            raise UntappableModelError(
-                type(handler).__name__,
-                f"sites {sorted(handler.sites)}",
-                f"{type(model).__name__}, which does not show {sorted(missing)}",
-                "use a model that has them, or leave this handler out",
-            )
-
-
-def _listen(model: nn.Module) -> None:
-    """Replace ``model.forward`` for this instance. Module hooks would not do: torch skips them on KeyboardInterrupt."""
-    own = model.__dict__.get("forward")
-    forward = type(model).forward if own is None else own
-
-    @wraps(forward)
-    def listening(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        outer = _frame.get()
-        active = outer.handlers if outer is not None else ()
-        new = tuple(handler for handler in _attached.get(self, ()) if not any(handler is other for other in active))
-        token = _frame.set(_Frame((*active, *new)))
-        try:
-            return type(self).forward(self, *args, **kwargs) if own is None else own(*args, **kwargs)
-        finally:
-            _frame.reset(token)
-
-    _own_forward[model] = own
-    model.forward = MethodType(listening, model)
-
-
-def _unlisten(model: nn.Module) -> None:
-    del model.__dict__["forward"]
-    own = _own_forward.pop(model)
-    if own is not None:
-        model.forward = own
-
-
-__all__ = ["attached", "attend", "tap"]
+__all__ = ["Frame", "Pass", "attend", "edits", "frame", "listeners", "tap"]
