@@ -45,7 +45,7 @@ REFUSED: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "causal": ({"causal": "yes"}, ("True or False", "'yes'")),
     "scale_nan": ({"scale": float("nan")}, ("finite number as scale", "scale=None")),
     "scale_text": ({"scale": "1"}, ("finite number as scale", "'1'")),
-    "impl": ({"impl": "fused"}, ("'reference', 'blockwise'", "'fused'", "impl='auto'")),
+    "impl": ({"impl": "flash"}, ("'reference', 'blockwise', 'fused'", "'flash'", "impl='auto'")),
 }
 SHARED = ("q_rank", "k_rank", "empty_batch", "integers", "widths_differ", "block_zero", "causal", "scale_nan", "impl")
 ALIKE = ("two_dtypes", "batches_differ", "heads_not_a_multiple")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -12,10 +12,16 @@ from gatescope_kernels.errors import Refusal
 from gatescope_kernels.ops._common import choose
 from gatescope_kernels.ops.block_sparse_attention import block_max, blockwise, reference
 from gatescope_kernels.ops.block_sparse_attention.rules import threshold_blocks, top_blocks
-from gatescope_kernels.ops.block_sparse_attention.validate import BLOCK_MAX, OPERATOR, check_mask, resolve
+from gatescope_kernels.ops.block_sparse_attention.validate import (
+    BLOCK_MAX,
+    OPERATOR,
+    check_mask,
+    resolve,
+    unfit_for_fused,
+)
 
 _Implementation = tuple[Callable[..., tuple[Tensor, ...]], Callable[..., Tensor]]
-Impl = Literal["auto", "reference", "blockwise"]
+Impl = Literal["auto", "reference", "blockwise", "fused"]
 
 __all__ = [
     "block_max_attention",
@@ -25,10 +31,24 @@ __all__ = [
     "top_blocks",
 ]
 
+
+def _fused_attend(*arguments: Any) -> tuple[Tensor, ...]:
+    from gatescope_kernels.ops.block_sparse_attention import fused
+
+    return fused.attend(*arguments)
+
+
+def _fused_block_max(*arguments: Any) -> Tensor:
+    from gatescope_kernels.ops.block_sparse_attention import fused
+
+    return fused.block_max(*arguments)
+
+
 #: Implementation -> (attention, block maximum).
 IMPLEMENTATIONS: dict[str, _Implementation] = {
     "reference": (reference.attend, reference.block_max),
     "blockwise": (blockwise.attend, block_max.block_max),
+    "fused": (_fused_attend, _fused_block_max),
 }
 
 
@@ -53,7 +73,8 @@ def block_sparse_attention(
     causal      j <= i + S - T, token by token: the last query sees the last key. What the mask selects beyond costs
                 nothing
     scale       None is 1 / sqrt(K)
-    impl        "auto" is "blockwise"; "reference" materialises T x S and is for tests
+    impl        "auto" is "fused" (Triton) on a GPU where it fits, "blockwise" elsewhere; "reference" materialises
+                T x S and is for tests
 
     Query head h reads key-value head h // (H / G). fp16 and bf16 accumulate in fp32; the output keeps q.dtype. A row
     that reads no key has output 0. Time and memory follow the number of selected blocks. The mask carries no gradient:
@@ -115,7 +136,7 @@ def block_max_attention(
     problem = resolve(BLOCK_MAX, {"q": q, "k": k}, causal, block, scale)
     if not isinstance(normalise, bool):
         raise Refusal(BLOCK_MAX, "normalise: True or False", repr(normalise), "True makes each row sum to 1")
-    largest = choose(BLOCK_MAX, impl, IMPLEMENTATIONS, q)[1](q, k, problem)
+    largest = choose(BLOCK_MAX, impl, IMPLEMENTATIONS, q, unfit_for_fused(q))[1](q, k, problem)
     if not normalise:
         return largest
     total = largest.sum(-1, keepdim=True)
@@ -135,5 +156,7 @@ def _attend(
 ) -> tuple[Tensor, ...]:
     problem = resolve(OPERATOR, {"q": q, "k": k, "v": v}, causal, block, scale)
     check_mask(block_mask, q, problem)
-    out, *lse = choose(OPERATOR, impl, IMPLEMENTATIONS, q)[0](q, k, v, block_mask, problem, with_lse)
+    out, *lse = choose(OPERATOR, impl, IMPLEMENTATIONS, q, unfit_for_fused(q, v))[0](
+        q, k, v, block_mask, problem, with_lse
+    )
     return out.to(q.dtype), *lse

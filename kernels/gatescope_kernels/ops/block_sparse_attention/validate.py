@@ -21,6 +21,8 @@ from gatescope_kernels.ops.block_sparse_attention.problem import Grid, Problem
 
 OPERATOR = "block_sparse_attention"
 BLOCK_MAX = "block_max_attention"
+#: Bytes of a row of one head that the fused kernels hold in registers.
+WIDEST_FUSED = 512
 _SHAPES = {"q": "[B H T K]", "k": "[B G S K]", "v": "[B G S V]"}
 
 
@@ -93,3 +95,9 @@ def check_mask(block_mask: Tensor, q: Tensor, problem: Problem) -> None:
         )
         raise Refusal(OPERATOR, wanted, str(tuple(block_mask.shape)), next_step)
     check_device(OPERATOR, "block_mask", block_mask, "q", q)
+
+
+def unfit_for_fused(*tensors: Tensor) -> tuple[str, str] | None:
+    """Wanted and got, where heads are too wide for the fused kernels."""
+    width, most = max(x.shape[3] for x in tensors), WIDEST_FUSED // tensors[0].element_size()
+    return None if width <= most else (f"heads of at most {most} channels in {tensors[0].dtype}", str(width))
