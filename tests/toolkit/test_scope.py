@@ -195,16 +195,16 @@ def test_records_without_a_time_are_the_same_bytes(model, tokens, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("probes", "message"),
+    ("make", "message"),
     [
-        ([], r"Scope: wanted at least one probe of sinks, .*, got none; pass probes=\[Sinks\(\)\]"),
-        ((Sinks,), r"Scope: wanted probes \(instances of Probe\), got the class Sinks; make one"),
-        ([Sinks(), Sinks()], r"Scope: wanted probes of different names, got \['sinks', 'sinks'\]; use a second Scope"),
+        (list, r"Scope: wanted at least one probe of sinks, .*, got none; pass probes=\[Sinks\(\)\]"),
+        (lambda: iter([Sinks]), r"Scope: wanted probes \(instances of Probe\), got the class Sinks; make one"),
+        (lambda: [Sinks(), Sinks()], r"of different names, got \['sinks', 'sinks'\]; use a second Scope"),
     ],
 )
-def test_probes_are_checked(model, probes, message):
+def test_probes_are_checked(model, make, message):
     with pytest.raises(Refusal, match=message):
-        Scope(model, probes)
+        Scope(model, make())
 
 
 def test_no_forward_pass_is_said(model):

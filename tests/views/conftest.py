@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-LAYERS, HEADS, KV, TOKENS, DIMS = 4, 3, 1, 12, 32
+LAYERS, HEADS, KV, TOKENS, DIMS, EXPERTS = 4, 3, 1, 12, 32, 6
 PIECES = ["<s>", "<script>alert(1)</script>", " the", "\n", *(f" w{i}" for i in range(TOKENS - 4))]
 BASELINE = "uniform causal attention: H_T / T"
 
@@ -29,6 +29,30 @@ def record() -> xr.Dataset:
     histogram = rng.dirichlet(np.ones(10), (LAYERS, HEADS))
     centres = (np.arange(10) + 0.5) / 10
     drain = rng.uniform(0.1, 0.4, (LAYERS, KV))
+    load = rng.dirichlet(np.ones(EXPERTS), LAYERS)
+    load[1] = [0.0, 0.7, *[0.3 / (EXPERTS - 2)] * (EXPERTS - 2)]
+    pairs = rng.uniform(0.1, 0.4, (LAYERS, EXPERTS, EXPERTS))
+    pairs[:, range(EXPERTS), range(EXPERTS)] = 1.0
+    pairs[2, 3, 4], pairs[1, 0] = 0.9, np.nan
+    visits = rng.permuted(np.tile(np.arange(EXPERTS), (LAYERS, TOKENS, 1)), axis=-1)[..., :2]
+    weights = rng.dirichlet(np.ones(2), (LAYERS, TOKENS))
+    weights[0, 5, 1] = 0.0
+    by_layer = {
+        name: _described("layer", rng.uniform(low, high, LAYERS), name.replace("_", " "), units)
+        for name, low, high, units in (
+            ("resid_norm", 5, 50, "1"),
+            ("attention_update_norm", 1, 4, "1"),
+            ("mlp_update_norm", 1, 8, "1"),
+            ("lens_loss", 2, 6, "nats"),
+            ("lens_divergence", 0, 4, "nats"),
+            ("lens_entropy", 1, 5, "nats"),
+            ("lens_agreement", 0.1, 0.9, "1"),
+            ("activation_small", 0.2, 0.5, "1"),
+            ("activation_zeros", 0.1, 0.2, "1"),
+            ("neurons_silent", 0.0, 0.1, "1"),
+            ("activation_hoyer", 0.3, 0.6, "1"),
+        )
+    }
     return xr.Dataset(
         {
             "first_attention": _described(("layer", "head"), sinks, "attention to the first token", first_query=1),
@@ -47,6 +71,11 @@ def record() -> xr.Dataset:
             "value_drain": _described(("layer", "kv_head"), drain, "norm of the first value over the others"),
             "gate_histogram": _described(("layer", "gate_head", "bin"), histogram, "share of gate scores"),
             "gate_mean": _described(("layer", "gate_head"), histogram @ centres, "mean gate score"),
+            "expert_load": _described(("layer", "expert"), load, "share of assignments", window_tokens=2048),
+            "coactivation": _described(("layer", "expert", "other_expert"), pairs, "share of the expert's tokens"),
+            "token_expert": _described(("layer", "token", "choice"), visits, "expert"),
+            "token_weight": _described(("layer", "token", "choice"), weights, "weight of the expert"),
+            **by_layer,
         },
         coords={"layer": range(LAYERS), "head": range(HEADS), "bin": centres, "piece": ("token", PIECES)},
         attrs={"T": TOKENS, "n_samples": 1, "bos": "in the text at position 0"},

@@ -128,3 +128,48 @@ def test_token_strip_is_coloured_by_value_around_zero(strip):
     assert "position 11: 3.000" in html
     assert html.count("background:#D55E00") >= 1
     assert views.token_strip_frame(strip, "nll_change")["nll_change"].tolist() == strip.nll_change.values.tolist()
+
+
+def test_expert_load_is_over_the_even_load_and_crosses_mark_the_dead(record):
+    frame, figure = views.expert_load_heatmap_frame(record), views.expert_load_heatmap(record)
+    assert frame["relative"].tolist() == pytest.approx((record.expert_load.values.ravel() * 6).tolist())
+    assert np.asarray(figure.data[0].z).ravel().tolist() == pytest.approx(frame["relative"].tolist())
+    assert (list(figure.data[1].x), list(figure.data[1].y)) == ([0], [1])
+    assert "4.200 × the even load (layer 1, expert 1); 1 of 24 experts are dead" in views.alt_text(figure)
+    assert "Window: 2,048 tokens" in views.alt_text(figure)
+
+
+def test_coactivation_leaves_the_diagonal_out_and_finds_the_strongest_pair(record):
+    frame, figure = views.coactivation_heatmap_frame(record), views.coactivation_heatmap(record)
+    assert len(frame) == 30
+    assert "layer 2: 0.900 of the tokens of expert 3 visit expert 4 too" in views.alt_text(figure)
+    drawn = np.asarray(figure.data[0].z, dtype=float)
+    assert np.isnan(drawn.diagonal()).all()
+    assert drawn[~np.eye(6, dtype=bool)].tolist() == frame["coactivation"].tolist()
+    other = views.coactivation_heatmap_frame(record, layer=0)
+    assert other["coactivation"].max() < 0.9
+    with pytest.raises(Refusal, match=r"coactivation_heatmap: wanted a layer of \[0, 1, 2, 3\], got 9"):
+        views.coactivation_heatmap(record, layer=9)
+
+
+def test_token_expert_map_places_every_visit(record):
+    frame, figure = views.token_expert_map_frame(record, layer=0), views.token_expert_map(record, layer=0)
+    assert len(frame) == 23
+    drawn = np.asarray(figure.data[0].z, dtype=float)
+    assert np.isfinite(drawn).sum() == 23
+    for visit in frame.itertuples():
+        assert drawn[visit.expert, visit.token] == visit.weight
+    assert frame["piece"][4] == " the"
+    with pytest.raises(Refusal, match="token_expert_map: wanted a layer of"):
+        views.token_expert_map_frame(record, layer=4)
+
+
+@pytest.mark.parametrize("name", ["residual_profile", "lens_profile", "sparsity_profile"])
+def test_profiles_hold_every_layer_of_every_line(record, name):
+    frame = getattr(views, f"{name}_frame")(record)
+    for column in set(frame.columns) - {"layer"}:
+        assert frame[column].tolist() == record[column].values.tolist()
+    (axes,) = getattr(views, name)(record).axes
+    drawn = {tuple(line.get_ydata()) for line in axes.lines}
+    assert drawn <= {tuple(frame[column]) for column in frame.columns}
+    assert len(drawn) >= 3

@@ -16,7 +16,7 @@ def test_html_views_escape_token_text(name, drawn):
     assert "&lt;script&gt;" in html
 
 
-@pytest.mark.parametrize("name", ["massive_3d", "key_mass_bars"])
+@pytest.mark.parametrize("name", ["massive_3d", "key_mass_bars", "token_expert_map"])
 def test_hover_texts_escape_token_text(name, record):
     assert "<script" not in getattr(views, name)(record).to_json().replace("\\u003c", "<")
 

@@ -77,7 +77,20 @@ def test_missing_values_are_counted_in_words(record):
     assert "1 of 12 values of first_attention are NaN" in views.alt_text(views.sink_heatmap(record))
 
 
-@pytest.mark.parametrize("name", ["sink_heatmap", "entropy_profile", "massive_profile", "value_drain_bars"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "sink_heatmap",
+        "entropy_profile",
+        "massive_profile",
+        "value_drain_bars",
+        "expert_load_heatmap",
+        "coactivation_heatmap",
+        "residual_profile",
+        "lens_profile",
+        "sparsity_profile",
+    ],
+)
 def test_a_record_of_nothing_but_nan_is_drawn_and_said(name, drawn):
     ds = drawn[name][0]
     text = views.alt_text(getattr(views, name)(ds.where(False).assign_attrs(ds.attrs)))

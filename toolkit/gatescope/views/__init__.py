@@ -46,6 +46,29 @@ _TABLE = (
     View("massive_profile", "massive", ("magnitude_max", "magnitude_median"), "largest and median |h| by layer"),
     View("value_drain_bars", "values", ("value_drain",), "norm of the first value against the others"),
     View("gate_histogram", "gates", ("gate_histogram",), "distribution of gate scores, a row a gate head"),
+    View("expert_load_heatmap", "experts", ("expert_load",), "load of every expert, layer by expert, dead ones marked"),
+    View("coactivation_heatmap", "experts", ("coactivation",), "which experts the tokens of a layer visit together"),
+    View(
+        "token_expert_map", "experts", ("token_expert", "token_weight"), "which experts every token of a layer visits"
+    ),
+    View(
+        "residual_profile",
+        "residual",
+        ("resid_norm", "attention_update_norm", "mlp_update_norm"),
+        "norms of the residual stream and of what blocks add, by layer",
+    ),
+    View(
+        "lens_profile",
+        "lens",
+        ("lens_loss", "lens_divergence", "lens_entropy", "lens_agreement"),
+        "what the stream of every layer would predict: loss, divergence, entropy, agreement",
+    ),
+    View(
+        "sparsity_profile",
+        "activations",
+        ("activation_small", "activation_zeros", "neurons_silent", "activation_hoyer"),
+        "activation sparsity of the MLPs, by layer",
+    ),
     View("loss_bars", "losses", ("nll",), "loss by intervention, with its random controls"),
     View("variant_strip", "variants", (), "one metric over variants, every seed a point"),
     View("curves", "training", (), "one variable over training steps, a line a variant"),

@@ -24,6 +24,14 @@ MADE_BY: dict[str, str] = {
     "magnitude": "Massive(keep=True)",
     "value_drain": "ValueDrain()",
     **dict.fromkeys(("gate_mean", "gate_closed", "gate_histogram", "gate_live"), "Gates()"),
+    **dict.fromkeys(("expert_load", "expert_importance", "load_entropy", "coactivation", "expert_dead"), "Routing()"),
+    **dict.fromkeys(("token_expert", "token_weight"), "Routing(keep=True)"),
+    **dict.fromkeys(
+        ("activation_small", "activation_zeros", "activation_hoyer", "neurons_silent"), "ActivationSparsity()"
+    ),
+    **dict.fromkeys(("resid_norm", "attention_update_norm", "mlp_update_norm"), "ResidualNorms()"),
+    **dict.fromkeys(("lens_loss", "lens_divergence", "lens_entropy", "lens_agreement"), "LogitLens(model.readout)"),
+    "int8_error": "OutlierSensitivity()",
 }
 #: Attributes printed under a title, in this order, when the record or the variable carries them.
 _CONTEXT = (
