@@ -17,18 +17,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-IMPLS = ROW.implementations
+#: Those that compute in float64; "fused" does not.
+DOUBLE = tuple(impl for impl in ROW.implementations if impl != "fused")
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def problem(N: int, D: int, F: int, E: int, k: int, seed: int = 0) -> dict[str, Tensor]:
+def problem(N: int, D: int, F: int, E: int, k: int, seed: int = 0, impl: str = "reference") -> dict[str, Tensor]:
+    """Inputs in float64, or for "fused" in float32 where its kernels run."""
     index, weight = route(normal(N, E, seed=seed), k)
     sizes = {"w_gate": (E, D, F), "w_up": (E, D, F), "w_down": (E, F, D)}
     arrays = {name: normal(*size, seed=seed + 1 + i) for i, (name, size) in enumerate(sizes.items())}
-    return {"x": normal(N, D, seed=seed + 9), "expert_index": index, "expert_weight": weight} | arrays
+    inputs = {"x": normal(N, D, seed=seed + 9), "expert_index": index, "expert_weight": weight} | arrays
+    if impl == "fused":
+        inputs = {name: array.float() if array.is_floating_point() else array for name, array in inputs.items()}
+        inputs = {name: array.to(DEVICE) for name, array in inputs.items()}
+    return inputs
 
 
 def by_hand(x: Tensor, expert_index: Tensor, expert_weight: Tensor, w_gate: Tensor, w_up: Tensor, w_down: Tensor):
@@ -41,7 +48,7 @@ def by_hand(x: Tensor, expert_index: Tensor, expert_weight: Tensor, w_gate: Tens
     return out
 
 
-@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("impl", DOUBLE)
 @pytest.mark.parametrize("E", [4, 16])
 def test_equals_the_mixtral_block(impl: str, E: int, require: Callable[..., None]) -> None:
     """The whole block, its router too: values and every gradient."""
@@ -86,11 +93,11 @@ def test_equals_the_mixtral_block(impl: str, E: int, require: Callable[..., None
 def test_equals_a_loop_over_tokens(N: int, D: int, F: int, E: int, k: int, seed: int) -> None:
     inputs = problem(N, D, F, E, min(k, E), seed)
     wanted = by_hand(**inputs)
-    for impl in IMPLS:
+    for impl in DOUBLE:
         torch.testing.assert_close(routed_experts(**inputs, impl=impl), wanted)
 
 
-@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("impl", DOUBLE)
 def test_gradcheck(impl: str) -> None:
     inputs = problem(5, 3, 2, 4, 2)
     leaves = [inputs[name].requires_grad_() for name in ROW.differentiable]
@@ -104,7 +111,7 @@ def test_gradcheck(impl: str) -> None:
 @pytest.mark.parametrize("wanted", ROW.differentiable)
 def test_one_gradient_alone(wanted: str) -> None:
     grads = []
-    for impl in IMPLS:
+    for impl in DOUBLE:
         inputs = problem(9, 4, 3, 5, 2)
         grads += torch.autograd.grad(
             routed_experts(**inputs | {wanted: inputs[wanted].requires_grad_()}, impl=impl).sum(), inputs[wanted]
@@ -149,9 +156,10 @@ def test_short_strips_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
         torch.testing.assert_close(other, results[0])
 
 
-@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("impl", ROW.implementations)
 def test_an_expert_nobody_names_is_not_read(impl: str) -> None:
-    inputs = problem(20, 4, 3, 6, 2) | {"expert_index": torch.tensor([[0, 3]]).expand(20, 2)}
+    inputs = problem(20, 4, 3, 6, 2, impl=impl)
+    inputs["expert_index"] = inputs["expert_index"].new_tensor([[0, 3]]).expand(20, 2)
     for name in ("w_gate", "w_up", "w_down"):
         inputs[name][5] = torch.nan
         inputs[name].requires_grad_()
@@ -162,11 +170,11 @@ def test_an_expert_nobody_names_is_not_read(impl: str) -> None:
         assert grad[[0, 3]].any()
 
 
-@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("impl", ROW.implementations)
 @pytest.mark.parametrize("token", [0, 7])
 def test_a_nan_shows_where_it_is_read_and_nowhere_else(impl: str, token: int) -> None:
     """Token 0 too, whose rows padding could have borrowed: no other token and no other expert's gradient sees it."""
-    inputs = problem(30, 4, 3, 6, 2)
+    inputs = problem(30, 4, 3, 6, 2, impl=impl)
     inputs["x"][token] = torch.nan
     w_down = inputs["w_down"].requires_grad_()
     out = routed_experts(**inputs, impl=impl)
@@ -214,14 +222,14 @@ def test_contests_agree() -> None:
 
 @pytest.mark.usefixtures("as_a_user")
 def test_fuzz() -> None:
-    """Whatever is passed, the answer is a Refusal or finite numbers of the right shape, the same from both."""
+    """Whatever is passed, the answer is a Refusal or finite numbers of the right shape, the same from all."""
     dice, answered = random.Random(0), 0
     generator = torch.Generator().manual_seed(0)
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator)
 
-    for _ in range(400):
+    for case in range(1200):
         N, D, F, E, k = (dice.choice((0, 1, 1, 2, 3, 5, 5, 17)) for _ in range(5))
         off = {name: dice.random() < 0.06 for name in ("rank", "size", "dtype", "index")}
         dtype = dice.choice((torch.float32, torch.float64, torch.float16, torch.bfloat16))
@@ -249,4 +257,7 @@ def test_fuzz() -> None:
         wide = {key: value.double() if key != "expert_index" else value for key, value in inputs.items()}
         wanted = routed_experts(**wide, impl="reference")
         assert (out.double() - wanted).abs().max() <= 1e-2 * max(1.0, wanted.abs().max().item())
-    assert 100 < answered < 350
+        if case % 25 == 0 and dtype in (torch.float32, torch.float16):
+            fused = routed_experts(**{name: value.to(DEVICE) for name, value in inputs.items()}, impl="fused").cpu()
+            assert (fused.double() - wanted).abs().max() <= 1e-2 * max(1.0, wanted.abs().max().item())
+    assert 300 < answered < 1000

@@ -39,7 +39,11 @@ REFUSED: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "experts_differ": ({"w_down": ones(2, 6, 4)}, ("(3, 6, 4)", "(2, 6, 4)")),
     "index_too_large": ({"expert_index": torch.full((5, 2), 3)}, ("[0, E) = [0, 3)", "got 3", "weight 0")),
     "index_negative": ({"expert_index": torch.full((5, 2), -1)}, ("[0, 3)", "got -1", "weight 0")),
-    "impl": ({"impl": "fused"}, ("'reference', 'blockwise'", "'fused'", "impl='auto'")),
+    "impl": ({"impl": "triton"}, ("'reference', 'blockwise', 'fused'", "got 'triton'", "impl='auto'")),
+    "fused_in_double": (
+        {name: array.double() for name, array in VALID.items() if name != "expert_index"} | {"impl": "fused"},
+        ("for impl='fused': float16, bfloat16 or float32", "torch.float64", "use impl='blockwise'"),
+    ),
 }
 
 LOGITS = {"logits": ones(5, 3), "k": 2}

@@ -71,10 +71,36 @@ class Layout:
         return max(strip.stop - strip.start for strip in self.strips)
 
 
+@dataclass(frozen=True, slots=True)
+class Order:
+    """Assignments sorted by expert, tokens in order. R = N k.
+
+    expert      of each assignment in that order               [R]
+    assignment  its number n k + j                             [R]
+    end         of each expert's assignments, exclusive        [E]
+    """
+
+    expert: Int[Tensor, " R"]
+    assignment: Int[Tensor, " R"]
+    end: Int[Tensor, " E"]
+
+    @property
+    def load(self) -> Int[Tensor, " E"]:
+        """Assignments of each expert."""
+        return self.end.diff(prepend=self.end.new_zeros(1))
+
+
+def sort_by_expert(expert_index: Int[Tensor, "N k"], E: int) -> Order:
+    """Made where the indices are: nothing is read on the host."""
+    expert, assignment = expert_index.flatten().sort(stable=True)
+    end = torch.searchsorted(expert, torch.arange(E, device=expert.device), right=True)
+    return Order(expert, assignment, end)
+
+
 def permute(expert_index: Int[Tensor, "N k"], E: int, D: int, F: int) -> Layout:
     """Sort assignments by expert, busiest first, tokens in order; at most 1 / 8 of the rows are padding."""
-    assigned = expert_index.flatten()
-    load = assigned.bincount(minlength=E)
+    order = sort_by_expert(expert_index, E)
+    load = order.load
     loads = load.tolist()
     busy = sorted((e for e in range(E) if loads[e]), key=lambda e: (-loads[e], e))
     starts = [0] * E
@@ -99,12 +125,10 @@ def permute(expert_index: Int[Tensor, "N k"], E: int, D: int, F: int) -> Layout:
             runs, first = [], end
     if runs:
         strips.append(Strip(first, end, tuple(runs)))
-    order = assigned.argsort(stable=True)
-    expert = assigned[order]
-    shift = torch.tensor(starts, device=load.device) - (load.cumsum(0) - load)
-    place = torch.arange(len(order), device=load.device) + shift[expert]
-    row = torch.zeros_like(order).index_copy_(0, order, place).view_as(expert_index)
-    token = order.new_zeros(end).index_copy_(0, place, order // expert_index.shape[1])
+    shift = torch.tensor(starts, device=load.device) - (order.end - load)
+    place = torch.arange(len(order.expert), device=load.device) + shift[order.expert]
+    row = torch.zeros_like(place).index_copy_(0, order.assignment, place).view_as(expert_index)
+    token = place.new_zeros(end).index_copy_(0, place, order.assignment // expert_index.shape[1])
     return Layout(token, row, tuple(e for e in range(E) if not loads[e]), tuple(strips))
 
 

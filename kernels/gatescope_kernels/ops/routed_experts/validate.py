@@ -42,7 +42,7 @@ def check(x: Tensor, expert_index: Tensor, expert_weight: Tensor, w_gate: Tensor
     _check_shape("w_gate", w_gate, (E, D, F), transpose)
     _check_shape("w_up", w_up, (E, D, F), transpose)
     _check_shape("w_down", w_down, (E, F, D), transpose)
-    low, high = (int(bound) for bound in expert_index.aminmax())
+    low, high = torch.stack(expert_index.aminmax()).tolist()
     if low < 0 or high >= E:
         raise Refusal(
             OPERATOR,
