@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 import xarray as xr
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.nn import functional
 
 from gatescope.errors import Refusal
 from gatescope.probes._sums import precise
@@ -30,6 +30,8 @@ class LogitLens(Probe):
     readout  hidden [n D] -> logits [n vocab]: `TinyLM.readout`, or `models.readout_of(model)` for others
     chunk    tokens read at once: at most a few [chunk, vocab] are held, and the hidden states of all layers until the
              logits come
+
+    It costs a reading of every token for every layer, which for a large vocabulary is more than the forward pass.
 
     Padding is left out, and from the loss the last token of a sequence and of a packed document, which have no next
     token; the site "attention" is watched only to know where documents end. Raises Refusal when the readout of the
@@ -121,30 +123,32 @@ class LogitLens(Probe):
             own = logits.flatten(0, 1)[part]
             if part[0] == rows[0]:
                 self._check(own, part)
-            log_p = _log_softmax(own)
+            model = _Prediction.of(own)
             for layer, hidden in self._hidden.items():
-                log_q = _log_softmax(self.readout(hidden.flatten(0, 1)[part]))
-                self._add(layer, log_p, log_q, target.flatten()[part], known.flatten()[part])
+                lens = _Prediction.of(self.readout(hidden.flatten(0, 1)[part]))
+                self._add(layer, model, lens, target.flatten()[part], known.flatten()[part])
 
     def _add(
         self,
         layer: int | None,
-        log_p: Float[Tensor, "n vocab"],
-        log_q: Float[Tensor, "n vocab"],
+        model: _Prediction,
+        lens: _Prediction,
         target: Int[Tensor, " n"],
         known: Bool[Tensor, " n"],
     ) -> None:
-        loss = functional.nll_loss(log_q, target, reduction="none")
+        dtype = precise(lens.entropy)
+        loss = -lens.log.gather(1, target[:, None])[:, 0]
+        cross = -(model.share * lens.log).sum(-1)
         self.sums.add(
             layer,
-            loss=torch.where(known, loss, 0).sum(dtype=precise(loss)),
+            loss=torch.where(known, loss, 0).sum(dtype=dtype),
             known=known.sum(),
-            divergence=(log_p.exp() * (log_p - log_q)).sum(dtype=precise(log_q)),
-            agreement=(log_p.argmax(-1) == log_q.argmax(-1)).sum(),
-            entropy=torch.special.entr(log_q.exp()).sum(dtype=precise(log_q)),
+            divergence=(cross - model.entropy).sum(dtype=dtype),
+            agreement=(model.top == lens.top).sum(),
+            entropy=lens.entropy.sum(dtype=dtype),
+            final=model.entropy.sum(dtype=dtype),
             tokens=torch.tensor(len(target), device=target.device),
-            vocab=torch.tensor(len(target) * log_q.shape[1], device=target.device),
-            final=torch.special.entr(log_p.exp()).sum(dtype=precise(log_p)),
+            vocab=torch.tensor(len(target) * lens.log.shape[1], device=target.device),
         )
 
     def _check(self, logits: Float[Tensor, "n vocab"], part: Int[Tensor, " n"]) -> None:
@@ -198,8 +202,22 @@ def _next_tokens(
     return tokens.roll(-1, 1).long(), known
 
 
-def _log_softmax(logits: Float[Tensor, "n vocab"]) -> Float[Tensor, "n vocab"]:
-    return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
+@dataclass(frozen=True, slots=True)
+class _Prediction:
+    """A distribution over the next token, its logarithm, its entropy and its largest entry, for n tokens."""
+
+    log: Float[Tensor, "n vocab"]
+    share: Float[Tensor, "n vocab"]
+    entropy: Float[Tensor, " n"]
+    top: Int[Tensor, " n"]
+
+    @classmethod
+    def of(cls, logits: Float[Tensor, "n vocab"]) -> _Prediction:
+        """The softmax of some logits, in fp32 at least. A logit of -inf counts as the lowest number: 0 log 0 = 0."""
+        log = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
+        log = log.clamp_(min=torch.finfo(log.dtype).min)
+        share = log.exp()
+        return cls(log, share, -(share * log).sum(-1), log.argmax(-1))
 
 
 __all__ = ["LogitLens"]

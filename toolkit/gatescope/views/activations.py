@@ -9,16 +9,16 @@ import xarray as xr
 
 from gatescope.dims import axis_label
 from gatescope.views.select import context, long_frame, variable
-from gatescope.views.style import CATEGORIES, COMPARED, INK, STRONG, number
+from gatescope.views.style import CATEGORIES, COMPARED, INK, PAPER, STRONG, number
 
 if TYPE_CHECKING:
     from gatescope.views.still import Still
 
 _LINES = {
-    "activation_small": ("-o", COMPARED, "near zero"),
-    "activation_zeros": ("-s", STRONG, "exactly zero"),
-    "neurons_silent": ("-^", INK, "neurons that never fire"),
-    "activation_hoyer": ("--d", CATEGORIES[2], "Hoyer index"),
+    "activation_small": ("-o", COMPARED, 4, "near zero"),
+    "activation_zeros": ("-s", STRONG, 8, "exactly zero"),  # larger, as both may be 0 in every layer
+    "neurons_silent": ("-^", INK, 4, "neurons that never fire"),
+    "activation_hoyer": ("--d", CATEGORIES[2], 4, "Hoyer index"),
 }
 
 
@@ -50,8 +50,8 @@ def sparsity_profile(ds: xr.Dataset) -> Still:
     if "threshold" in attrs:
         notes.insert(0, f"Near zero: at most {attrs['threshold']} × the token's largest magnitude")
     with still(title, notes) as (figure, axes):
-        for name, (style, colour, label) in _LINES.items():
-            axes.plot(frame["layer"], frame[name], style, color=colour, ms=4, label=label)
+        for name, (style, colour, size, label) in _LINES.items():
+            axes.plot(frame["layer"], frame[name], style, color=colour, ms=size, mfc=PAPER, label=label)
         axes.set(xlabel=axis_label("layer"), ylabel="share, or index from 0 to 1", ylim=(-0.02, 1.02))
         whole_axis(axes.xaxis)
         figure.legend(loc="outside lower center", ncols=4)

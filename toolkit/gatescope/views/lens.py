@@ -9,7 +9,7 @@ import xarray as xr
 
 from gatescope.dims import axis_label
 from gatescope.views.select import context, long_frame, variable
-from gatescope.views.style import COMPARED, INK, STRONG, number
+from gatescope.views.style import COMPARED, INK, PAPER, STRONG, number
 
 if TYPE_CHECKING:
     from gatescope.views.still import Still
@@ -61,6 +61,7 @@ def lens_profile(ds: xr.Dataset) -> Still:
                 ha="center",
                 va="top",
                 fontsize=9,
+                bbox={"facecolor": PAPER, "linewidth": 0, "pad": 1.5},
             )
         axes.set(xlabel=axis_label("layer"), ylabel="nats", ylim=(0, top * 1.15 if top > 0 else 1.0))
         whole_axis(axes.xaxis)
