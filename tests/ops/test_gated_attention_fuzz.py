@@ -10,7 +10,7 @@ import torch
 from gatescope_kernels import STATISTICS, Refusal, Visibility, gated_attention_with_stats
 from torch import Tensor
 
-SIZES = (1, 1, 2, 3, 5, 8, 13)
+SIZES = (1, 1, 2, 3, 5, 8, 13, 17)
 CHUNKS, CASES = 10, 100
 
 
@@ -25,7 +25,7 @@ def made_up(draw: Random) -> dict[str, Any]:
         return value if draw.random() < share else None
 
     packed = draw.random() < 0.5
-    T = draw.choice((*SIZES, 66)) if draw.random() < 0.2 else draw.choice(SIZES)
+    T = draw.choice(SIZES)
     S = T if packed or draw.random() < 0.5 else draw.choice(SIZES)
     B, G, R, K = draw.choice((1, 2, 3)), draw.choice((1, 2)), draw.choice((1, 3)), draw.choice((1, 2, 7))
     H, V = G * R, K if draw.random() < 0.6 else draw.choice((1, 4))
@@ -68,14 +68,14 @@ def gradients(call: dict[str, Any], found: dict[str, Tensor]) -> tuple[Tensor, .
 
 @pytest.mark.parametrize("chunk", range(CHUNKS))
 def test_a_made_up_call_is_right(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every result against the reference, every fourth call with gradients; results are finite, but for empty rows."""
+    """Every result against the reference, every fifth call with gradients; results are finite, but for empty rows."""
     for number in range(CASES):
         draw = Random(chunk * CASES + number)
         call = made_up(draw)
-        monkeypatch.setattr("gatescope_kernels.ops.gated_attention.strips.ROWS", draw.choice((2, 64)))
+        monkeypatch.setattr("gatescope_kernels.ops.gated_attention.strips.ROWS", draw.choice((3, 64)))
         monkeypatch.setattr("gatescope_kernels.ops.gated_attention.strips.ELEMENTS", draw.choice((1, 1 << 20)))
         monkeypatch.setattr("gatescope_kernels.ops.gated_attention.flash.CALLS_A_STRIP", draw.choice((0, 4, 99)))
-        if number % 4 == 0:
+        if number % 5 == 0:
             call = {
                 name: x.requires_grad_() if isinstance(x, Tensor) and x.is_floating_point() else x
                 for name, x in call.items()
@@ -85,7 +85,7 @@ def test_a_made_up_call_is_right(chunk: int, monkeypatch: pytest.MonkeyPatch) ->
         for name, x in wanted.items():
             assert x.isfinite().logical_or(x == -torch.inf).all(), (number, name)
             torch.testing.assert_close(got[name], x, msg=lambda text, at=(number, name): f"{at}: {text}")
-        if number % 4 == 0:
+        if number % 5 == 0:
             torch.testing.assert_close(gradients(call, got), gradients(call, wanted))
 
 

@@ -113,17 +113,17 @@ class Problem:
 
     def count_visible(self) -> Int[Tensor, "B T"]:
         """n_i: how many keys row i sees, in O(T + S)."""
-        rows = RowBounds(*(x.expand(self.B, -1) for x in self.row_bounds()))
-        if self.key_mask is None:
-            upto = torch.arange(self.S + 1, device=self.device).expand(self.B, -1)
-        else:
+        start, low, high, kept = self.row_bounds()
+        ends: tuple[Tensor, ...] = (high.maximum(kept), low, kept.minimum(low), start)
+        if self.key_mask is not None:
             upto = torch.nn.functional.pad(self.key_mask.cumsum(-1), (1, 0))
-        apart = rows.kept.minimum(rows.low)  # sink tokens that lie before the near keys
-        near = upto.gather(1, rows.high.maximum(rows.kept)) - upto.gather(1, rows.low)
-        return near + upto.gather(1, apart) - upto.gather(1, rows.start)
+            ends = tuple(upto.gather(1, end.expand(self.B, -1)) for end in ends)
+        high, low, apart, start = ends
+        return (high - low + apart - start).expand(self.B, -1)
 
 
 def _clip(x: Any, low: Any, high: Any) -> Any:
     if isinstance(x, Tensor):
-        return x.clamp(min=low).clamp(max=high)
+        mixed = isinstance(low, Tensor) != isinstance(high, Tensor)  # which clamp does not take at once
+        return x.clamp(min=low).clamp(max=high) if mixed else x.clamp(low, high)
     return max(low, min(high, x))
