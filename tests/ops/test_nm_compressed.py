@@ -6,17 +6,23 @@ from itertools import product
 
 import pytest
 import torch
-from gatescope_kernels import Refusal, compress_2_4, decompress_2_4, nm_mask
+from gatescope_kernels import Refusal, compress_2_4, decompress_2_4, nm_linear, nm_mask
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.nn.functional import linear
+from torch.sparse import SparseSemiStructuredTensorCUTLASS
 from torch.sparse import _semi_structured_conversions as torch_conversions
 
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+SPARSE_CORES = DEVICE == "cuda" and torch.version.hip is None and torch.cuda.get_device_capability() >= (8, 0)
+
+
 def pruned(F: int, D: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
-    weight = torch.randn(F, D, generator=torch.Generator().manual_seed(seed)).to(dtype)
+    weight = torch.randn(F, D, generator=torch.Generator().manual_seed(seed)).to(DEVICE, dtype)
     return weight * nm_mask(weight, 2, 4)
 
 
@@ -36,7 +42,7 @@ def test_every_valid_group_comes_back(dtype: torch.dtype) -> None:
     """All groups of four over {0, 1, -2, nan} with at most two non-zeros, alone and beside a second group."""
     groups = [group for group in product([0.0, 1.0, -2.0, float("nan")], repeat=4) if sum(v != 0 for v in group) <= 2]
     assert len(groups) == 1 + 4 * 3 + 6 * 9
-    weight = torch.tensor(groups, dtype=dtype)
+    weight = torch.tensor(groups, dtype=dtype, device=DEVICE)
     for each in (weight, torch.cat([weight, weight.flip(0)], 1), weight.mT.contiguous().mT):
         values, metadata = compress_2_4(each)
         assert values.dtype == dtype
@@ -47,7 +53,7 @@ def test_every_valid_group_comes_back(dtype: torch.dtype) -> None:
 @given(F=st.integers(1, 40), groups=st.integers(1, 40), keep=st.floats(0, 1), seed=st.integers(0, 99))
 def test_round_trip(F: int, groups: int, keep: float, seed: int) -> None:
     weight = pruned(F, 4 * groups, seed=seed)
-    weight = weight * (torch.rand(weight.shape, generator=torch.Generator().manual_seed(seed)) < keep)
+    weight = weight * (torch.rand(weight.shape, generator=torch.Generator().manual_seed(seed)) < keep).to(DEVICE)
     values, metadata = compress_2_4(weight)
     assert values.shape == (F, 2 * groups)
     assert metadata.shape == (F, (groups + 1) // 2)
@@ -82,7 +88,7 @@ def test_words_are_those_of_torch(dtype: torch.dtype, F: int, D: int) -> None:
 
 
 def test_torch_reads_groups_with_fewer_values() -> None:
-    weight = pruned(32, 32, torch.float16) * (torch.arange(32) % 3 > 0)
+    weight = pruned(32, 32, torch.float16) * (torch.arange(32, device=DEVICE) % 3 > 0)
     values, metadata = compress_2_4(weight)
     words = metadata.view(torch.int16)
     order = torch_conversions._calculate_meta_reordering_scatter_offsets(32, words.shape[1], torch.int16, words.device)
@@ -99,3 +105,20 @@ def test_a_flipped_bit_is_refused_or_changes_the_weight(flipped: int) -> None:
     except Refusal:
         return
     assert not torch.equal(changed, weight)
+
+
+@pytest.mark.skipif(
+    not SPARSE_CORES, reason="torch's semi-structured tensors take CUDA tensors alone, for sparse tensor cores"
+)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_sparse_tensor_cores_multiply_what_is_stored(dtype: torch.dtype) -> None:
+    """torch's class holds our values; with our words interleaved in place of its own, its product is ours."""
+    weight, x = pruned(64, 128, dtype), torch.ones(32, 128, device=DEVICE, dtype=dtype)
+    values, metadata = compress_2_4(weight)
+    theirs = SparseSemiStructuredTensorCUTLASS.from_dense(weight)
+    words = metadata.view(torch.int16)
+    order = torch_conversions._calculate_meta_reordering_scatter_offsets(64, words.shape[1], torch.int16, words.device)
+    interleaved = torch.empty_like(words).view(-1).scatter(0, order, words.reshape(-1)).view_as(words)
+    assert torch.equal(theirs.packed, values)
+    assert torch.equal(theirs.meta, interleaved)
+    torch.testing.assert_close(linear(x, theirs), nm_linear(x, weight))

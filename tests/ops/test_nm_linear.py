@@ -198,6 +198,18 @@ def test_nan_shows_where_it_is_read(impl: str, place: str, value: float) -> None
     assert torch.equal(~finite, reads)
 
 
+@pytest.mark.parametrize("impl", IMPLS)
+def test_a_pruned_infinity_shows(impl: str) -> None:
+    x, weight = (normal(rows, 4, dtype=widest(impl)) for rows in (3, 2))
+    weight[1] = torch.tensor([INF, -INF, INF, 0.0])
+    leaves = [t.requires_grad_() for t in (x, weight)]
+    y = nm_linear(*leaves, impl=impl)
+    assert torch.equal(y.isnan().any(0).cpu(), torch.tensor([False, True]))
+    dx, dweight = torch.autograd.grad(y[:, 1].sum(), leaves)
+    assert torch.equal(dx.isnan().any(0).cpu(), torch.tensor([False, False, True, False]))
+    assert torch.equal(dweight[1].isfinite().cpu(), torch.tensor([False, False, False, True]))
+
+
 @pytest.mark.parametrize("impl", ["blockwise", "fused"])
 def test_saves_a_byte_a_weight_and_no_masked_weight(impl: str) -> None:
     x, weight = (normal(rows, 64, dtype=widest(impl)).requires_grad_() for rows in (5, 32))

@@ -1,4 +1,4 @@
-"""N:M masked linear in vectorised torch, on any device: magnitudes ranked as integers, no sort for small groups."""
+"""N:M masked linear in vectorised torch, on any device: magnitudes ranked as integers, without a sort."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from gatescope_kernels.ops.nm_linear.bits import magnitude_bits
 
-#: Groups up to this size are ranked by m (m - 1) / 2 comparisons; a stable sort is faster for larger ones.
+#: Groups up to this size are ranked by m (m - 1) / 2 comparisons; for larger ones a threshold is found first.
 COMPARED = 8
 
 
@@ -22,7 +22,7 @@ def mask_of(weight: Float[Tensor, "F D"], n: int, m: int) -> Bool[Tensor, "F D"]
     if n == m:
         return torch.ones_like(weight, dtype=torch.bool)
     if m > COMPARED:
-        return _mask_by_sort(weight, n, m)
+        return _mask_by_threshold(weight, n, m)
     planes = magnitude_bits(weight).unflatten(1, (-1, m)).unbind(-1)
     # lost[i]: how many of the group rank before i. Each starts as if it lost to all that follow it.
     lost = [torch.full_like(plane, m - 1 - i, dtype=torch.int8) for i, plane in enumerate(planes)]
@@ -37,10 +37,15 @@ def mask_of(weight: Float[Tensor, "F D"], n: int, m: int) -> Bool[Tensor, "F D"]
     return kept
 
 
-def _mask_by_sort(weight: Float[Tensor, "F D"], n: int, m: int) -> Bool[Tensor, "F D"]:
+def _mask_by_threshold(weight: Float[Tensor, "F D"], n: int, m: int) -> Bool[Tensor, "F D"]:
+    """All that reach the n-th largest of their group; where too many do, the first of those that equal it."""
     groups = magnitude_bits(weight).unflatten(1, (-1, m))
-    kept = torch.zeros(groups.shape, dtype=torch.bool, device=weight.device)
-    kept.scatter_(-1, groups.sort(dim=-1, descending=True, stable=True).indices[..., :n], True)
+    threshold = groups.topk(n, -1, sorted=False).values.amin(-1, keepdim=True)
+    kept = groups >= threshold
+    if kept.count_nonzero() > n * kept[..., 0].numel():
+        larger, equal = groups > threshold, groups == threshold
+        missing = n - larger.sum(-1, keepdim=True, dtype=torch.int32)
+        kept = larger | (equal & (equal.cumsum(-1, dtype=torch.int32) <= missing))
     return kept.flatten(1)
 
 
