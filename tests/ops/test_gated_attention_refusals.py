@@ -68,7 +68,7 @@ REFUSED: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "keys_text": ({"keys": ("first",)}, ("a tuple of positions",)),
     "key_outside": ({"keys": (0, 6)}, ("[0, 6)", "got 6", "the last key is 5")),
     "key_negative": ({"keys": (-1,)}, ("[0, 6)", "got -1")),
-    "impl": ({"impl": "fused"}, ("'reference', 'blockwise'", "'fused'", "impl='auto'")),
+    "impl": ({"impl": "naive"}, ("'reference', 'blockwise', 'fused'", "'naive'", "impl='auto'")),
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -12,9 +12,9 @@ from torch import Tensor
 from gatescope_kernels.ops._common import choose
 from gatescope_kernels.ops.gated_attention import blockwise, reference
 from gatescope_kernels.ops.gated_attention.problem import OPERATOR, Visibility
-from gatescope_kernels.ops.gated_attention.validate import STATISTICS, resolve
+from gatescope_kernels.ops.gated_attention.validate import STATISTICS, resolve, unfit_for_fused
 
-Impl = Literal["auto", "reference", "blockwise"]
+Impl = Literal["auto", "reference", "blockwise", "fused"]
 Combine = Literal["multiply", "add"]
 
 __all__ = [
@@ -27,9 +27,17 @@ __all__ = [
     "gated_attention_with_stats",
 ]
 
+
+def _fused(*arguments: Any) -> tuple[Tensor, dict[str, Tensor]]:
+    from gatescope_kernels.ops.gated_attention import fused
+
+    return fused.attend(*arguments)
+
+
 IMPLEMENTATIONS: dict[str, Callable[..., tuple[Tensor, dict[str, Tensor]]]] = {
     "reference": reference.attend,
     "blockwise": blockwise.attend,
+    "fused": _fused,
 }
 
 
@@ -86,7 +94,7 @@ def gated_attention(
     documents   ids of packed sequences, which do not decrease along T; T = S. A row reads keys of its own document
                 only, on top of every other rule, and the sink tokens of a window are the first of that document
     scale       None is 1 / sqrt(K)
-    impl        "auto" is "blockwise"; "reference" materialises T x S and is for tests
+    impl        "auto" is "fused" (Triton) on a GPU, "blockwise" elsewhere; "reference" materialises T x S, for tests
 
     Query head h reads key-value head h // (H / G). fp16 and bf16 accumulate in fp32; the output keeps q.dtype. A row
     that sees no key has output 0 before the gate. Values are not scanned: a NaN in q, or in a key or value, shows in
@@ -105,7 +113,8 @@ def gated_attention(
     Source: Qiu et al. 2025, Gated Attention for Large Language Models; Xiao et al. 2024 for window and sink tokens.
     """
     problem, sink_H = resolve(q, k, v, gate, combine, sink, visibility, key_mask, documents, scale, (), ())
-    out, _ = choose(OPERATOR, impl, IMPLEMENTATIONS, q)(q, k, v, gate, combine, sink_H, problem)
+    attend = choose(OPERATOR, impl, IMPLEMENTATIONS, q, unfit_for_fused(q, v))
+    out, _ = attend(q, k, v, gate, combine, sink_H, problem)
     return out
 
 
@@ -136,6 +145,7 @@ def gated_attention_with_stats(
     Raises Refusal as gated_attention does, and for an unknown statistic or a key outside [0, S).
     """
     problem, sink_H = resolve(q, k, v, gate, combine, sink, visibility, key_mask, documents, scale, stats, keys)
-    out, found = choose(OPERATOR, impl, IMPLEMENTATIONS, q)(q, k, v, gate, combine, sink_H, problem)
+    attend = choose(OPERATOR, impl, IMPLEMENTATIONS, q, unfit_for_fused(q, v))
+    out, found = attend(q, k, v, gate, combine, sink_H, problem)
     chosen = problem.keys if "mass" in problem.stats else ()
     return out, AttentionStats(visible=problem.count_visible(), keys=chosen, **found)

@@ -25,6 +25,14 @@ COMBINE = ("multiply", "add")
 #: Statistics that can be asked for. ``lse`` and the number of visible keys always come.
 STATISTICS = ("entropy", "max_logit", "mass", "key_mass")
 _SEQUENCES = (tuple, list, set, frozenset)
+#: Channels of q, k and v that the fused kernels know.
+WIDEST_FUSED = 256
+
+
+def unfit_for_fused(q: Tensor, v: Tensor) -> tuple[str, str] | None:
+    """Wanted and got, where the fused kernels cannot hold a head."""
+    widths = f"K = {q.shape[-1]}, V = {v.shape[-1]}"
+    return None if max(q.shape[-1], v.shape[-1]) <= WIDEST_FUSED else (f"K and V of at most {WIDEST_FUSED}", widths)
 
 
 def resolve(
