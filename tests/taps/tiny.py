@@ -82,12 +82,13 @@ CONFIGS: dict[str, dict[str, Any]] = {
 
 
 @functools.cache
-def model_of(family: str) -> Any:
+def model_of(family: str, **changes: Any) -> Any:
     """The family's model, the same for every caller, in evaluation mode and with eager attention."""
     from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
     with _without("fla", "causal_conv1d"):
-        config = AutoConfig.for_model(family, **CONFIGS[family])
+        lists = {name: list(value) if isinstance(value, tuple) else value for name, value in changes.items()}
+        config = AutoConfig.for_model(family, **CONFIGS[family] | lists)
         config._attn_implementation = "eager"
         model = (AutoModel if family == "bert" else AutoModelForCausalLM).from_config(config)
     generator = torch.Generator().manual_seed(7)

@@ -135,12 +135,12 @@ class HuggingFaceAdapter(Adapter):
             )
         running = frame.get()
         editing = [] if running is None else [handler for handler in running.handlers if edits(handler)]
-        if editing and self.model.training and torch.is_grad_enabled() and self.model.is_gradient_checkpointing:
+        if editing and self.model.training and torch.is_grad_enabled() and self.model.is_activation_checkpointing:
             raise UntappableModelError(
                 type(editing[0]).__name__,
-                f"{name} without gradient checkpointing",
+                f"{name} without activation checkpointing",
                 "a backward pass that computes the blocks again, without the edit",
-                "call model.gradient_checkpointing_disable()",
+                "call model.activation_checkpointing_disable()",
             )
 
 

@@ -9,7 +9,7 @@ from types import FrameType, FunctionType
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Shaped
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
@@ -139,7 +139,7 @@ class _Routed(TorchFunctionMode):
         return type(self.model).__name__
 
 
-def _four_dims(x: Tensor) -> Float[Tensor, "B H T C"]:
+def _four_dims(x: Tensor) -> Shaped[Tensor, "B H T C"]:
     """[... H T C] with the leading dimensions as one, and 1 for those it lacks."""
     x = x[(None,) * max(0, 4 - x.dim())]
     return x.flatten(0, -4) if x.dim() > 4 else x
