@@ -26,8 +26,9 @@ def contests(device: str, quick: bool) -> Iterator[Contest]:
 
 
 def _inputs(N: int, D: int, coefficients: int, device: str) -> tuple[Tensor, Tensor, Tensor]:
-    numbers = {"device": device, "dtype": working_dtype(device)}
-    return normal(N, D, device=device), torch.full((coefficients,), 1 / 3, **numbers), torch.zeros(1, **numbers)
+    x, dtype = normal(N, D, device=device), working_dtype(device)
+    weight = torch.full((coefficients,), 1 / 3, device=device, dtype=dtype)
+    return x, weight, torch.zeros(1, device=device, dtype=dtype)
 
 
 def _naive(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
