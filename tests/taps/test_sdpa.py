@@ -294,7 +294,7 @@ REFUSALS = {
     ),
     "residual stream": (
         lambda x: Scope(Attention(), [Massive()]).__enter__(),
-        r"Massive: wanted sites \['resid'\], got Attention, which does not show \['resid'\]",
+        r"Massive: wanted sites \['resid'\], got Attention, which does not show \['resid'\]; call taps\.tap",
     ),
     "nothing that attends": (
         lambda x: Scope(nn.Sequential(nn.Linear(2, 2), nn.ReLU()), [Sinks()]).__enter__(),
@@ -328,3 +328,17 @@ def test_compiled_models_are_refused(how):
         model[0].compile()
     with pytest.raises(UntappableModelError, match=r"wanted a model that runs in Python, .* compiled by torch.compile"):
         watching(model, torch.randn(B, T, 12))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+def test_a_compiled_function_around_a_model_says_no_and_works_again_afterwards():
+    model, x = Attention(), torch.randn(B, T, 12)
+    step = torch.compile(lambda x: model(x) + 1, backend="eager")
+    expected = step(x)
+    with (
+        attached(model, seen := Recorder({"attention"})),
+        pytest.raises(Exception, match=r"Attention inside a function compiled by torch\.compile"),
+    ):
+        step(x)
+    assert not seen.events
+    torch.testing.assert_close(step(x), expected)

@@ -14,7 +14,7 @@ from torch import nn
 
 from gatescope.errors import Refusal, UntappableModelError
 from gatescope.taps.core import Frame, Pass, frame
-from gatescope.taps.foreign import Adapter, adapter_for, refuse_compiled
+from gatescope.taps.foreign import Adapter, adapter_for, refuse_compiled, refuse_compiling
 from gatescope.taps.sites import ALWAYS, SITES, Handler
 
 _attached: WeakKeyDictionary[nn.Module, list[Handler]] = WeakKeyDictionary()
@@ -37,7 +37,8 @@ def attached(model: nn.Module, *handlers: Handler) -> Iterator[None]:
         _check(handler)
     refuse_compiled(model)
     adapter = None if hasattr(model, "tap_sites") else adapter_for(model)
-    _check_shown(model, handlers, shown(model) if adapter is None else adapter.sites)
+    more = "use a model that has them, or leave this handler out" if adapter is None else adapter.more
+    _check_shown(model, handlers, shown(model) if adapter is None else adapter.sites, more)
     present = _attached.setdefault(model, [])
     for place, handler in enumerate(handlers):
         if any(handler is other for other in (*present, *handlers[:place])):
@@ -83,7 +84,7 @@ def _check(handler: Handler) -> None:
             )
 
 
-def _check_shown(model: nn.Module, handlers: tuple[Handler, ...], sites: frozenset[str]) -> None:
+def _check_shown(model: nn.Module, handlers: tuple[Handler, ...], sites: frozenset[str], more: str) -> None:
     if not sites:
         inner = next((name for name, module in model.named_modules() if hasattr(module, "tap_sites")), None)
         raise UntappableModelError(
@@ -101,7 +102,7 @@ def _check_shown(model: nn.Module, handlers: tuple[Handler, ...], sites: frozens
                 type(handler).__name__,
                 f"sites {sorted(handler.sites)}",
                 f"{type(model).__name__}, which does not show {sorted(missing)}",
-                "use a model that has them, or leave this handler out",
+                more,
             )
 
 
@@ -115,6 +116,7 @@ def _listen(model: nn.Module, adapter: Adapter | None) -> None:
 
         @wraps(forward)
         def listening(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+            refuse_compiling(self)
             outer = frame.get()
             active, now = ((), Pass()) if outer is None else (outer.handlers, outer.now)
             new = tuple(handler for handler in _attached.get(self, ()) if not any(handler is other for other in active))

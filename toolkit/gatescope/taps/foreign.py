@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
+import torch
 from torch import nn
 
 from gatescope.errors import UntappableModelError
@@ -17,12 +18,14 @@ class Adapter:
     """What `attached` asks of a model that does not emit taps itself.
 
     sites       the sites of taps.SITES its forward pass can show
+    more        what to do for a site that is not among them
     installed   entered before the first handler is attached, left after the last is gone. Installing one model twice,
                 or a model and a part of it, is counted, and the last to leave restores everything
     run         one forward pass, with the handlers already listening
     """
 
     sites: frozenset[str]
+    more: str
 
     def installed(self) -> AbstractContextManager[None]:
         """Make the model emit taps until the block ends."""
@@ -79,6 +82,17 @@ def refuse_compiled(model: nn.Module) -> None:
             )
 
 
+def refuse_compiling(model: nn.Module) -> None:
+    """Raises UntappableModelError while a function that calls ``model`` is being compiled."""
+    if torch.compiler.is_compiling():
+        raise UntappableModelError(
+            "attached",
+            "a model that runs in Python",
+            f"{type(model).__name__} inside a function compiled by torch.compile",
+            "call the model outside of the compiled function",
+        )
+
+
 def refuse_unseen(model: nn.Module, before: int) -> None:
     """Raises UntappableModelError when a handler waits for attention and a forward pass showed none."""
     running = frame.get()
@@ -92,4 +106,4 @@ def refuse_unseen(model: nn.Module, before: int) -> None:
         )
 
 
-__all__ = ["Adapter", "adapter_for", "refuse_compiled", "refuse_unseen"]
+__all__ = ["Adapter", "adapter_for", "refuse_compiled", "refuse_compiling", "refuse_unseen"]

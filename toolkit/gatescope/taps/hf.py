@@ -20,7 +20,7 @@ from torch import nn
 
 from gatescope.errors import Refusal, UntappableModelError
 from gatescope.taps import hf_hooks
-from gatescope.taps.core import edits, frame, listeners, tap
+from gatescope.taps.core import frame, listeners, tap
 from gatescope.taps.families import FAMILIES, Family
 from gatescope.taps.foreign import Adapter, refuse_unseen
 from gatescope.taps.hf_attention import NAME, register
@@ -44,7 +44,10 @@ def adapter_of(model: nn.Module) -> HuggingFaceAdapter:
             f"{type(model).__name__}, which holds {outermost}" if inner else f"{type(model).__name__}, a part of one",
             f"attach to {' or '.join(f'the submodule {name!r}' for name in outermost) or 'the model it belongs to'}",
         )
-    if not type(model)._can_set_attn_implementation():
+    classes = [
+        kind for kind in type(model).__mro__ if issubclass(kind, PreTrainedModel) and kind is not PreTrainedModel
+    ]
+    if not any(kind._can_set_attn_implementation() for kind in classes):
         raise UntappableModelError(
             "attached",
             "a model whose attention goes through transformers' AttentionInterface",
@@ -60,6 +63,8 @@ class HuggingFaceAdapter(Adapter):
     A model whose model_type has a row in FAMILIES shows what the row names; any other shows tokens, padding and
     attention.
     """
+
+    more = "add a row for its model_type to taps.FAMILIES, or leave this handler out"
 
     def __init__(self, model: Any) -> None:
         self.model, self.base = model, model.base_model
@@ -133,14 +138,12 @@ class HuggingFaceAdapter(Adapter):
             raise UntappableModelError(
                 "attached", f"{name} with whole MLPs", "chunk_size_feed_forward", "set it to 0 in the config"
             )
-        running = frame.get()
-        editing = [] if running is None else [handler for handler in running.handlers if edits(handler)]
-        if editing and self.model.training and torch.is_grad_enabled() and self.model.is_activation_checkpointing:
+        if self.model.training and torch.is_grad_enabled() and self.model.is_activation_checkpointing:
             raise UntappableModelError(
-                type(editing[0]).__name__,
+                "attached",
                 f"{name} without activation checkpointing",
-                "a backward pass that computes the blocks again, without the edit",
-                "call model.activation_checkpointing_disable()",
+                "a backward pass that would compute the blocks again without handlers",
+                "measure under torch.no_grad() beside the step, or call model.activation_checkpointing_disable()",
             )
 
 

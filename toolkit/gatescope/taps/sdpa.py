@@ -38,6 +38,7 @@ class SDPAAdapter(Adapter):
     """
 
     sites = frozenset({"attention"})
+    more = "call taps.tap(...) in its forward and list the sites in tap_sites"
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
