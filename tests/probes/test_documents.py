@@ -57,13 +57,16 @@ def test_packed_is_the_same_as_one_by_one(measure, call_of, make, rule, sink):
     same(measure(make(), calls=[call]), measure(make(), *apart))
 
 
+@pytest.mark.parametrize("inference", [False, True])
 @pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
-def test_padding_may_be_a_document_or_the_end_of_one(measure, call_of, make):
+def test_padding_may_be_a_document_or_the_end_of_one(measure, call_of, make, inference):
     mask = torch.ones(2, 12, dtype=torch.bool)
     mask[0, 10:], mask[1, 9:] = False, False
-    call = call_of(documents=IDS, key_mask=mask)
-    apart = [{"calls": [cut(call, *place)]} for place in [(0, 0, 5), (0, 5, 7), (0, 7, 10), (1, 0, 9)]]
-    same(measure(make(), calls=[call], key_mask=mask), measure(make(), *apart))
+    with torch.inference_mode(inference):
+        call = call_of(documents=IDS.clone(), key_mask=mask.clone())
+        packed = measure(make(), calls=[call], key_mask=mask)
+        apart = [{"calls": [cut(call, *place)]} for place in [(0, 0, 5), (0, 5, 7), (0, 7, 10), (1, 0, 9)]]
+        same(packed, measure(make(), *apart))
 
 
 @pytest.mark.parametrize("make", [Sinks, ValueDrain])

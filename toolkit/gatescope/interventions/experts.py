@@ -95,7 +95,7 @@ class RandomExperts(DropExperts):
                 "drop fewer experts",
             )
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + (layer or 0))
-        counts, drawn = load.tolist(), []
+        counts, drawn = load.tolist(), list[int]()
         for expert in spared:
             left = sorted(set(others) - set(drawn), key=lambda other: (abs(counts[other] - counts[expert]), other))
             near = left[: max(2, round(_NEAREST * len(others)))]

@@ -1,5 +1,6 @@
 """Probes: streaming reducers from a forward pass to labelled numbers. Adding one is a file and a row."""
 
+from gatescope.probes._saturation import saturation
 from gatescope.probes.activations import ActivationSparsity
 from gatescope.probes.base import Probe
 from gatescope.probes.entropy import Entropy
@@ -8,7 +9,7 @@ from gatescope.probes.lens import LogitLens
 from gatescope.probes.massive import Massive
 from gatescope.probes.outliers import OutlierSensitivity
 from gatescope.probes.residual import ResidualNorms
-from gatescope.probes.routing import Routing, saturation
+from gatescope.probes.routing import Routing
 from gatescope.probes.sinks import Sinks
 from gatescope.probes.value_drain import ValueDrain
 

@@ -116,7 +116,8 @@ class LogitLens(Probe):
             wanted = f"tokens [B T] = {tuple(logits.shape[:2])} and hidden states before the logits"
             raise Refusal("LogitLens", wanted, got, "give the model token ids, and ask it for the logits of all")
         target, known = _next_tokens(self._tokens, self._documents)
-        text = text_positions(event, tuple(target.shape), target.device)
+        B, T = target.shape
+        text = text_positions(event, (B, T), target.device)
         known = known & text & text.roll(-1, 1)
         rows = text.flatten().nonzero()[:, 0]
         for part in rows.split(self.chunk):

@@ -33,6 +33,7 @@ class OutlierSensitivity(Probe):
 
     The maximum runs over the whole sequence ("tensor"), over a token ("token") or over a channel of the sequence
     ("channel"): one outlier spoils the first, and one of the others only its own row or column. Padding is left out.
+    Documents packed into one sequence count as that one sequence.
 
     sites  where to measure: "resid", "mlp" or both
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import xarray as xr
 from jaxtyping import Float
@@ -118,11 +120,13 @@ class ResidualNorms(Probe):
     def finalize(self) -> xr.Dataset:
         """Everything in ``quantities``."""
         wanted = ("tokens of text", "give the model text")
-        variables = {"resid_norm": (self.sums.mean("resid", "tokens", *wanted), {})}
+        variables: dict[str, tuple[Any, dict[str, Any]]] = {
+            "resid_norm": (self.sums.mean("resid", "tokens", *wanted), {})
+        }
         for part, site in UPDATES.items():
-            for what, about in (("norm", {}), ("ratio", {}), ("cosine", {"baseline_value": 0.0})):
+            for what in ("norm", "ratio", "cosine"):
                 found = self.sums.mean(f"{site}_{what}", "tokens", *wanted)
-                variables[f"{part}_update_{what}"] = (found, about)
+                variables[f"{part}_update_{what}"] = (found, {"baseline_value": 0.0} if what == "cosine" else {})
         self._stream = None
         return self._record(variables)
 
