@@ -131,6 +131,19 @@ def test_gradients_are_the_same_with_and_without(tokens):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("autocast", [False, True])
+def test_bfloat16_is_as_near_to_float32_as_eager_attention_is(model, tokens, autocast):
+    expected = model(tokens).logits
+    low = model if autocast else copy.deepcopy(model).bfloat16()
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        eagerly = low(tokens).logits.float()
+        with Scope(low, [Sinks(), Entropy()]) as scope:
+            watched = low(tokens).logits.float()
+    assert scope.record().attrs["n_tokens"] == 18
+    assert (watched - expected).abs().mean() < 1.2 * (eagerly - expected).abs().mean()
+
+
+@torch.no_grad()
 def test_packed_position_ids_are_documents(model, tokens):
     positions = torch.tensor([[0, 1, 2, 3, 0, 1, 2, 0, 1], [0, 1, 0, 1, 2, 3, 4, 5, 6]])
     for name in ("llama", "mistral"):
