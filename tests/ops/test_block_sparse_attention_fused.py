@@ -113,7 +113,7 @@ def test_equals_flex_attention(impl: str) -> None:
 def test_a_handful_of_random_calls_equal_blockwise() -> None:
     """Values, gradients of output and LSE, and the block maximum; logits up to the hundreds among them."""
     rng = random.Random(1)
-    for seed in range(6):
+    for seed in range(3):
         G, R = rng.choice(((1, 2), (2, 1), (1, 3)))
         T, S, block = rng.randint(1, 60), rng.randint(1, 60), rng.choice((9, 16, 24, 64))
         K, V, causal = rng.choice((5, 16, 40)), rng.choice((5, 16, 40)), rng.random() < 0.7
