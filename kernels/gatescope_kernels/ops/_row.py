@@ -69,6 +69,7 @@ class Op:
     implementations  names that ``call`` takes; "reference" is the oracle of the others
     contests         what `gatescope bench` times, by (device, quick)
     unfused          names of cases that the fused kernels refuse
+    fused_budget     ``budget`` of the fused kernels where they round intermediate results that others keep in fp32
     productions      sizes that the fused kernels are compiled for
     budgets          by name of a Triton kernel
     """
@@ -85,5 +86,6 @@ class Op:
     implementations: tuple[str, ...]
     contests: Callable[[str, bool], Iterable[Contest]]
     unfused: frozenset[str] = frozenset()
+    fused_budget: dict[torch.dtype, float] = field(default_factory=dict)
     productions: tuple[Production, ...] = ()
     budgets: dict[str, Budget] = field(default_factory=dict)

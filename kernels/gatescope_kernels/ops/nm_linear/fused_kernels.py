@@ -1,4 +1,3 @@
-# mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False
 """The Triton kernels of N:M masked linear.
 
 Letters: R rows of x (all leading dimensions), D inputs, F outputs. README.md has the passes.

@@ -1,4 +1,3 @@
-# mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False
 """Backward kernels of routed experts: gradients of the hidden rows, of the inputs' rows and of the weights.
 
 Legend: n token, r row (one assignment, expert by expert), e expert, d channel, f hidden channel.

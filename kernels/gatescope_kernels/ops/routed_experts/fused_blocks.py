@@ -1,4 +1,3 @@
-# mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False
 """Steps that the fused kernels share."""
 
 from __future__ import annotations

@@ -1,4 +1,3 @@
-# mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False
 """Forward kernels of routed experts: gate and up product with SwiGLU, down product, combine.
 
 Legend: n token, r row (one assignment, expert by expert), e expert, d channel, f hidden channel.
