@@ -211,6 +211,15 @@ def test_a_sliding_cache_that_dropped_keys_still_has_entropy(tokens):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("labels", [False, True])
+def test_logits_are_found_in_tuples(model, tokens, labels):
+    given = {"labels": tokens} if labels else {}
+    with attached(model, seen := Recorder({"logits"})):
+        output = model(tokens, return_dict=False, **given)
+    assert seen.at("logits")[None] is output[int(labels)]
+
+
+@torch.no_grad()
 def test_hidden_keys_are_hidden_in_a_foreign_model(model, tokens):
     with MaskKeys(0).on(model), attached(model, seen := Recorder({"attention"})):
         model(tokens)
@@ -260,8 +269,8 @@ def dropping(model, tokens):
 def checkpointing(model, tokens):
     model = copy.deepcopy(model).train()
     model.activation_checkpointing_enable()
-    with torch.no_grad():
-        watching(model, tokens, use_cache=False)
+    with attached(model, Recorder({"attention"})), torch.no_grad():
+        model(tokens, use_cache=False)
     watching(model, tokens, use_cache=False)
 
 

@@ -199,6 +199,18 @@ def test_decoders_and_training_have_the_same_gradients():
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_part_and_the_whole_number_attentions_alike(order):
+    model = nn.Sequential(Attention(), Attention())
+    whole, part = Recorder({"attention"}), Recorder({"attention"})
+    first, second = [(model, whole), (model[1], part)][::order]
+    with attached(*first), attached(*second):
+        model(torch.randn(B, T, 12))
+    assert [event.layer for event in whole.events] == [0, 1, 2, 3]
+    assert [event.layer for event in part.events] == [2, 3]
+
+
+@torch.no_grad()
 def test_interventions_reach_a_plain_model():
     model, x = Attention(), torch.randn(B, T, 12)
     with MaskKeys(2).on(model), attached(model, seen := Recorder({"attention"})):

@@ -26,19 +26,25 @@ class Pass:
 
     key_mask    the padding the model showed
     attentions  how many attentions a handler has seen
+    numbers     how many layers were numbered as they ran, for models that do not number them
     owners      which module shows the attention of a layer: adapters find two modules of one number by it
     shape       B and T, for adapters of modules that see tokens flattened
     gates       gate scores on their way from the projection to the attention they belong to
     """
 
-    __slots__ = ("attentions", "gates", "key_mask", "owners", "shape")
+    __slots__ = ("attentions", "gates", "key_mask", "numbers", "owners", "shape")
 
     def __init__(self) -> None:
         self.key_mask: Tensor | None = None
-        self.attentions = 0
+        self.attentions = self.numbers = 0
         self.owners: dict[int, Any] = {}
         self.shape: tuple[int, int] | None = None
         self.gates: dict[Any, Tensor] = {}
+
+    def number(self) -> int:
+        """The next running number."""
+        self.numbers += 1
+        return self.numbers - 1
 
 
 class Frame:

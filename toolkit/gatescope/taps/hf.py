@@ -77,7 +77,6 @@ class HuggingFaceAdapter(Adapter):
     @contextmanager
     def installed(self) -> Iterator[None]:
         """Switch the attention of every config in the model, hook its modules, wrap its base model."""
-        self._refuse_settings()
         register()
         configs = {id(config): config for module in self.model.modules() if (config := _config_of(module)) is not None}
         with ExitStack() as stack:
@@ -104,15 +103,16 @@ class HuggingFaceAdapter(Adapter):
         before = 0 if running is None else running.now.attentions
         output = forward(*args, **kwargs)
         refuse_unseen(self.model, before)
-        return self._showing_logits(output, kwargs) if self._head and listeners("logits") else output
+        return self._showing_logits(output) if self._head and listeners("logits") else output
 
-    def _showing_logits(self, output: Any, kwargs: Mapping[str, Any]) -> Any:
-        is_tuple, with_loss = isinstance(output, tuple), kwargs.get("labels") is not None
-        logits = output[int(with_loss)] if is_tuple else output.logits
+    def _showing_logits(self, output: Any) -> Any:
+        is_tuple = isinstance(output, tuple)
+        place = next(place for place, x in enumerate(output) if x.dim() == 3) if is_tuple else 0  # behind any losses
+        logits = output[place] if is_tuple else output.logits
         edited = tap("logits", logits)
         if edited is logits:
             return output
-        if with_loss:
+        if place or getattr(output, "loss", None) is not None:
             raise Refusal(
                 "attached",
                 "logits to edit before anything is computed of them",
@@ -124,9 +124,9 @@ class HuggingFaceAdapter(Adapter):
         output.logits = edited
         return output
 
-    def _refuse_settings(self, kwargs: Mapping[str, Any] | None = None) -> None:
+    def _refuse_settings(self, kwargs: Mapping[str, Any]) -> None:
         config, name = self.base.config, type(self.model).__name__
-        asked = (kwargs or {}).get("output_attentions")
+        asked = kwargs.get("output_attentions")
         if asked or (asked is None and getattr(config, "output_attentions", False)):
             raise UntappableModelError(
                 "attached",

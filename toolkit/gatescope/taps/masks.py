@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -124,8 +124,8 @@ def recognise(mask: Tensor, T: int, S: int, where: Where) -> Mask:
     """The `Mask` that a tensor [... T|1 S] spells out, exactly.
 
     Boolean masks are True where a key may be read; floating ones are 0 there and -inf (or the lowest number) elsewhere.
-    Known are: nothing hidden, padding, causality (the last row sees the last key), a window, and these together; one
-    comparison each, of the size the mask already has. Raises UntappableModelError for any other.
+    Known are: nothing hidden, padding, causality (the last row sees the last key), a window, and these together; a
+    few rows are compared at a time. Raises UntappableModelError for any other.
     """
     if mask.dtype != torch.bool:
         seen = mask == 0
@@ -143,21 +143,39 @@ def recognise(mask: Tensor, T: int, S: int, where: Where) -> Mask:
     mask = mask.expand(-1, -1, S)
     key_mask = mask.any(1)
     found = Mask(Visibility(causal=False), None if bool(key_mask.all()) else key_mask)
-    expected = key_mask[:, None]
-    if torch.equal(mask, expected.expand_as(mask)):
-        return found
-    if mask.shape[1] == T:
-        position, key = torch.arange(S - T, S, device=mask.device)[:, None], torch.arange(S, device=mask.device)
-        reach = position - key
-        for causal in (True, False):
-            limited = expected & (reach >= 0) if causal else expected.expand_as(mask)
-            if torch.equal(mask, limited):
-                return replace(found, visibility=Visibility(causal=causal))
-            farthest = int(torch.where(mask, reach if causal else reach.abs(), 0).max())
-            near = (reach if causal else reach.abs()) <= farthest
-            if torch.equal(mask, limited & near):
-                return replace(found, visibility=Visibility(causal=causal, window=farthest + 1))
+    for causal in (False, True):
+        for window in (None, _farthest(mask, causal) + 1):
+            rule = Visibility(causal=causal, window=window)
+            if _spelled(mask, key_mask, rule):
+                return replace(found, visibility=rule)
     return _refuse_tensor(where, "a mask that is no padding, causality or window")
+
+
+def _spelled(mask: Bool[Tensor, "b T S"], key_mask: Bool[Tensor, "b S"], rule: Visibility) -> bool:
+    """Whether ``mask`` is exactly ``rule`` over the keys of ``key_mask``."""
+    for rows, reach in _reaches(mask):
+        expected = key_mask[:, None].expand(-1, len(reach), -1)
+        if rule.causal:
+            expected = expected & (reach >= 0)
+        if rule.window is not None:
+            expected = expected & ((reach if rule.causal else reach.abs()) < rule.window)
+        if not torch.equal(mask[:, rows], expected):
+            return False
+    return True
+
+
+def _farthest(mask: Bool[Tensor, "b T S"], causal: bool) -> int:
+    """How far back the farthest key lies that a row sees, or how far to either side."""
+    far = (torch.where(mask[:, rows], reach if causal else reach.abs(), 0).max() for rows, reach in _reaches(mask))
+    return max(int(x) for x in far)
+
+
+def _reaches(mask: Bool[Tensor, "b T S"]) -> Iterator[tuple[slice, Int[Tensor, "t S"]]]:
+    """Position of each row minus position of each key, for a few rows at a time."""
+    (_, T, S), step = mask.shape, 128
+    position, key = (torch.arange(low, S, device=mask.device) for low in (S - T, 0))
+    for first in range(0, T, step):
+        yield slice(first, first + step), position[first : first + step, None] - key
 
 
 def _refuse_tensor(where: Where, got: str) -> Any:

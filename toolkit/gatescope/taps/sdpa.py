@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from types import FrameType, FunctionType
 from typing import Any
 
@@ -12,10 +12,10 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.overrides import TorchFunctionMode
+from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 
 from gatescope.errors import UntappableModelError
-from gatescope.taps.core import attend, frame
+from gatescope.taps.core import Pass, attend, frame
 from gatescope.taps.foreign import Adapter, refuse_unseen
 from gatescope.taps.masks import recognise, refuse_dropout, without_mask
 from gatescope.taps.sites import AttentionCall
@@ -31,7 +31,8 @@ _CLOSED = {
 class SDPAAdapter(Adapter):
     """Makes a plain model show its attention.
 
-    The layer of an attention is its running number in the forward pass, from 0: torch knows no blocks. Every call of
+    The layer of an attention is its running number in the forward pass of the outermost attached model, from 0: torch
+    knows no blocks. Every call of
     torch.nn.functional.scaled_dot_product_attention is seen, those of nn.MultiheadAttention (with
     need_weights=False, as nn.TransformerEncoderLayer calls it) included; torch's fused fast paths are not taken
     meanwhile.
@@ -51,17 +52,19 @@ class SDPAAdapter(Adapter):
     def run(self, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """One forward pass. Raises UntappableModelError where an attention cannot be computed, or none was seen."""
         running = frame.get()
-        before = 0 if running is None else running.now.attentions
-        with _Routed(self.model):
+        if running is None:
+            return forward(*args, **kwargs)
+        before = running.now.attentions
+        with nullcontext() if _routes() else _Routed(self.model, running.now):
             output = forward(*args, **kwargs)
         refuse_unseen(self.model, before)
         return output
 
 
 class _Routed(TorchFunctionMode):
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, now: Pass) -> None:
         super().__init__()
-        self.model, self.calls = model, 0
+        self.model, self.now = model, now
         # Inside a mode torch calls functions without it, so torch's own multi-head attention runs in a copy whose
         # globals name the routed function.
         whole = functional.multi_head_attention_forward
@@ -87,8 +90,8 @@ class _Routed(TorchFunctionMode):
             raise UntappableModelError(
                 self.where(),
                 "attention by scaled_dot_product_attention",
-                func.__name__,
-                "call model.train() or hook it",
+                f"the fused torch.{func.__name__}",
+                "call torch.backends.mha.set_fastpath_enabled(False)",
             )
         return func(*args, **kwargs)
 
@@ -104,8 +107,11 @@ class _Routed(TorchFunctionMode):
         enable_gqa: bool = False,
     ) -> Tensor:
         """scaled_dot_product_attention, by the operator."""
-        layer, self.calls = self.calls, self.calls + 1
         refuse_dropout(dropout_p, self.where)
+        if is_causal and attn_mask is not None:
+            raise UntappableModelError(
+                self.where(), "attn_mask or is_causal", "both", "pass one of them, as torch asks"
+            )
         if any(x.is_nested for x in (query, key, value)):
             raise UntappableModelError(self.where(), "padded tensors", "nested tensors", "pad them and pass a mask")
         q, k, v = (_four_dims(x) for x in (query, key, value))
@@ -125,7 +131,7 @@ class _Routed(TorchFunctionMode):
             key_mask=None if mask.key_mask is None else mask.key_mask.expand(B, -1),
             scale=scale,
         )
-        output = attend(call, layer=layer)
+        output = attend(call, layer=self.now.number())
         return output.reshape(*query.shape[:-1], value.shape[-1])
 
     def where(self) -> str:
@@ -138,6 +144,11 @@ class _Routed(TorchFunctionMode):
                 return f"{names[module] or 'the model'} ({type(module).__name__})"
             place = place.f_back
         return type(self.model).__name__
+
+
+def _routes() -> bool:
+    """Whether a model around this one routes its attention already."""
+    return any(isinstance(mode, _Routed) for mode in _get_current_function_mode_stack())
 
 
 def _four_dims(x: Tensor) -> Shaped[Tensor, "B H T C"]:
