@@ -43,6 +43,16 @@ def test_packed_documents_grow_linearly(stats: tuple[str, ...], rule: Visibility
     assert long.peak <= 2.2 * short.peak
 
 
+def test_statistics_take_a_fiftieth_of_the_matrix() -> None:
+    """All statistics of 12 heads at T = 4,096, beside scores and probabilities as eager attention holds them."""
+    H, T, K = 12, 4096, 64
+    q = torch.ones(1, H, T, K)
+    with Allocations() as allocations:
+        out, _ = gated_attention_with_stats(q, q, q, impl="blockwise")
+    extra = allocations.peak - q.nbytes - out.nbytes
+    assert extra <= 2 * H * T * T * 4 / 50
+
+
 def test_the_measure_sees_a_matrix() -> None:
     short, long = (measure(T, "reference", stats=STATISTICS) for T in (512, 1024))
     assert long.largest >= 1024 * 1024 * 4

@@ -9,16 +9,16 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from gatescope_kernels.bench import Contest, normal
+from gatescope_kernels.bench import Contest, normal, terms
 from gatescope_kernels.ops.gated_attention.api import STATISTICS, gated_attention, gated_attention_with_stats
 from gatescope_kernels.ops.gated_attention.problem import Visibility
 
-_NAME, _DTYPE = "gated_attention", "float32"
+_NAME = "gated_attention"
 
 
 def contests(device: str, quick: bool) -> Iterator[Contest]:
     """Attention with all statistics at growing length, a streaming window, a small grouped forward, a training step."""
-    for T in (512, 1024) if quick else (512, 1024, 2048, 4096):
+    for T in (512, 1024) if quick else (512, 1024, 2048, 4096, 8192):
         yield _statistics(T, device)
     yield _streaming(1024 if quick else 4096, device)
     yield _grouped_forward(device)
@@ -44,10 +44,9 @@ def _statistics(T: int, device: str) -> Contest:
         op=_NAME,
         task="attention and all statistics",
         shape=f"B=1 H=12 T={T} K=64",
-        dtype=_DTYPE,
-        device=device,
         ours=ours,
         baselines={"torch SDPA, output alone": sdpa, "eager T x T, head by head": eager},
+        **terms(device),
     )
 
 
@@ -67,12 +66,11 @@ def _streaming(T: int, device: str) -> Contest:
         op=_NAME,
         task="sliding window of 256 with 4 sink tokens",
         shape=f"B=1 H=12 T={T} K=64",
-        dtype=_DTYPE,
-        device=device,
         ours=lambda: {"out": gated_attention(q, k, v, visibility=Visibility(window=256, sink_tokens=4))},
         baselines={
             "torch SDPA with a T x T mask": lambda: {"out": scaled_dot_product_attention(q, k, v, attn_mask=mask)}
         },
+        **terms(device),
     )
 
 
@@ -86,10 +84,9 @@ def _grouped_forward(device: str) -> Contest:
         op=_NAME,
         task="one layer of a small language model, first-token mass",
         shape="B=1 H=9 G=3 T=171 K=64",
-        dtype=_DTYPE,
-        device=device,
         ours=lambda: {"out": gated_attention_with_stats(q, k, v, stats=("mass",))[0]},
         baselines={"torch SDPA, output alone": sdpa},
+        **terms(device),
     )
 
 
@@ -106,8 +103,7 @@ def _training_step(device: str) -> Contest:
         op=_NAME,
         task="forward and backward of a toy model",
         shape="B=32 H=1 T=48 K=64",
-        dtype=_DTYPE,
-        device=device,
         ours=lambda: step(gated_attention(q, k, v)),
         baselines={"torch SDPA autograd": lambda: step(scaled_dot_product_attention(q, k, v, is_causal=True))},
+        **terms(device),
     )

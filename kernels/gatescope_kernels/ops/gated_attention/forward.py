@@ -70,14 +70,14 @@ def chosen_mass(
     """A_is = exp(scale * q_i.k_s - L_i) for the chosen keys s: O(T N) once the LSE is known."""
     B, H, G, T, N = problem.B, problem.H, problem.G, problem.T, len(problem.keys)
     places, inside = problem.chosen()
-    q = q.to(problem.dtype).reshape(B, G, H // G, T, -1) * problem.scale
+    q = q.to(problem.dtype).reshape(B, G, H // G, T, -1)
     if problem.start is None:
-        k_chosen = k[:, :, list(problem.keys)].to(problem.dtype)
+        k_chosen = k[:, :, list(problem.keys)].to(problem.dtype) * problem.scale
         s = (q.flatten(2, 3) @ k_chosen.mT).view(B, H, T, N)
     else:
         s = q.new_empty(B, H, T, N)
         for n, place in enumerate(places.unbind(-1)):
-            s[..., n] = (q * chosen_rows(k, place, problem)).sum(-1).view(B, H, T)
+            s[..., n] = (q * (chosen_rows(k, place, problem) * problem.scale)).sum(-1).view(B, H, T)
     visible = inside & problem.row_bounds().see(places)
     if problem.key_mask is not None:
         of_sample = places.expand(B, -1, -1)
