@@ -162,6 +162,10 @@ class TestSaturation:
         assert found.attrs["baseline_value"] == pytest.approx(2 / 6)
         assert (saturation(final, final).routing_saturation == 1).all()
 
+    def test_a_layer_without_a_router_has_no_share(self, kept):
+        early, final = (record.reindex(layer=[0, 1, 2]).assign_attrs(record.attrs) for record in (kept(0), kept(1)))
+        assert saturation(early, final).routing_saturation.isnull().values.tolist() == [False, False, True]
+
     def test_records_must_match(self, kept, measure, scores_of):
         with pytest.raises(Refusal, match="measure two checkpoints of one model on the same tokens"):
             saturation(kept(0), kept(1, T=9))

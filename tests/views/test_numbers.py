@@ -164,6 +164,15 @@ def test_token_expert_map_places_every_visit(record):
         views.token_expert_map_frame(record, layer=4)
 
 
+def test_layers_without_a_router_are_passed_over(record):
+    ragged = record.where(record.layer != 0).assign_attrs(record.attrs)
+    assert views.token_expert_map_frame(ragged).equals(views.token_expert_map_frame(record, layer=1))
+    assert "1 of 18 experts are dead" in views.alt_text(views.expert_load_heatmap(ragged))
+    assert views.coactivation_heatmap_frame(ragged)["coactivation"].max() == 0.9
+    with pytest.raises(Refusal, match="token_expert_map: wanted a layer with a router, got layer 0"):
+        views.token_expert_map(ragged, layer=0)
+
+
 @pytest.mark.parametrize("name", ["residual_profile", "lens_profile", "sparsity_profile"])
 def test_profiles_hold_every_layer_of_every_line(record, name):
     frame = getattr(views, f"{name}_frame")(record)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import xarray as xr
 
 from gatescope.errors import Refusal
@@ -24,7 +25,8 @@ def saturation(record: xr.Dataset, final: xr.Dataset) -> xr.Dataset:
 
         mean over tokens of |topk(t) & topk(final)| / k
 
-    Both are records of Routing(keep=True) of the same tokens, of two checkpoints of one model. Raises Refusal for
+    Both are records of Routing(keep=True) of the same tokens, of two checkpoints of one model; layers without a router
+    hold NaN. Raises Refusal for
     records without token_expert, or of other layers, tokens or numbers of experts.
     """
     for which, ds in (("record", record), ("final", final)):
@@ -46,6 +48,8 @@ def saturation(record: xr.Dataset, final: xr.Dataset) -> xr.Dataset:
             "measure two checkpoints of one model on the same tokens",
         )
     found = (ours.values[..., :, None] == theirs.values[..., None, :]).any(-1).mean((-1, -2))
+    routed = (ours.notnull() & theirs.notnull()).all(("token", "choice"))
+    found = np.where(routed, found, np.nan)
     k = ours.sizes["choice"]
     return new({"routing_saturation": SATURATION.variable(found, {"layer": ours["layer"]}, baseline_value=k / E)})
 

@@ -41,6 +41,8 @@ def expert_load_heatmap(ds: xr.Dataset) -> Figure:
     frame = expert_load_heatmap_frame(ds)
     layers, experts, dead = labels(data, "layer"), labels(data, "expert"), frame[frame["dead"]]
     value, where = extreme(frame, "relative")
+    routed = int(frame["expert_load"].notna().sum())
+    title = f"Expert load: at most {value} × the even load ({where}); {len(dead)} of {routed} experts are dead"
     traces = [
         go.Heatmap(
             z=data.values * data.sizes["expert"],
@@ -66,7 +68,7 @@ def expert_load_heatmap(ds: xr.Dataset) -> Figure:
     ]
     return hover_figure(
         traces,
-        title=f"Expert load: at most {value} × the even load ({where}); {len(dead)} of {len(frame)} experts are dead",
+        title=title,
         context=["A cross marks an expert that no token visits", *_window(data), *context(ds, "expert_load")],
         height=min(max(15 * len(layers), 190), 600) + 60,
         showlegend=False,
@@ -130,7 +132,9 @@ def coactivation_heatmap(ds: xr.Dataset, layer: int | None = None) -> Figure:
 
 
 def token_expert_map_frame(ds: xr.Dataset, layer: int | None = None) -> pd.DataFrame:
-    """Columns token, piece, choice, expert, weight of one layer, the first unless named, without visits of weight 0.
+    """Columns token, piece, choice, expert, weight of one layer, without visits of weight 0.
+
+    Without ``layer`` the first that has a router.
 
     Raises Refusal without token_expert and token_weight (layer, token, choice), and for a layer not in the record.
     """
@@ -140,6 +144,9 @@ def token_expert_map_frame(ds: xr.Dataset, layer: int | None = None) -> pd.DataF
         for name in ("token_expert", "token_weight")
     )
     frame = long_frame(expert, "expert").merge(long_frame(weight, "weight"), on=["token", "choice"])
+    if frame["expert"].isna().any():
+        raise Refusal("token_expert_map", "a layer with a router", f"layer {int(expert['layer'])}", "choose another")
+    frame = frame.astype({"expert": int})
     frame.insert(1, "piece", pieces(ds, frame["token"].tolist()))
     return frame[frame["weight"] != 0].reset_index(drop=True)
 
@@ -203,7 +210,10 @@ def _one_layer(data: xr.DataArray, view: str, layer: int | None) -> xr.DataArray
     found = labels(data, "layer")
     if layer is not None and layer not in found:
         raise Refusal(view, f"a layer of {found}", str(layer), "choose one of them")
-    return data.assign_coords(layer=found).sel(layer=found[0] if layer is None else layer)
+    if layer is None:
+        routed = data.notnull().all([dim for dim in data.dims if dim != "layer"]).values.tolist()
+        layer = found[routed.index(True)] if True in routed else found[0]
+    return data.assign_coords(layer=found).sel(layer=layer)
 
 
 def _window(data: xr.DataArray) -> list[str]:
