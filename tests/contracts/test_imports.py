@@ -58,6 +58,7 @@ ONLY_IN = {
     "IPython": {"gatescope.panels", "gatescope.views", "gatescope.train", "gatescope_lessons"},
     "transformers": {"gatescope.models", "gatescope.taps", "gatescope_kernels.ops.routed_experts.bench"},
     "papermill": {"gatescope_lessons"},
+    "zarr": {"gatescope.records"},
     "fla": {"gatescope_kernels.ops.gated_linear_attention.bench"},
     "triton": {"gatescope_kernels.ops", "gatescope_kernels.compiled"},
     "liger_kernel": {"gatescope_kernels.ops.polynorm.bench"},

@@ -3,12 +3,14 @@
     new(variables)                  a dataset from variables made with Quantity.variable
     provenance(...)                 attributes that say which code and which data made it
     save(record, path), load(path)  netCDF; the same record gives the same bytes
+    Appended(path)                  a record on disk that grows along step (zarr), safe against kill -9
     concat(records, dim, labels)    one dataset along variant, seed, step or text
     describe(record)                a table of what each variable means
 
 Imports neither torch nor anything that plots.
 """
 
+from gatescope.records.append import Appended
 from gatescope.records.combine import concat, merge
 from gatescope.records.files import load, save
 from gatescope.records.provenance import provenance
@@ -17,6 +19,7 @@ from gatescope.records.schema import REQUIRED_ATTRS, SCHEMA, Quantity, check, de
 __all__ = [
     "REQUIRED_ATTRS",
     "SCHEMA",
+    "Appended",
     "Quantity",
     "check",
     "concat",

@@ -10,10 +10,7 @@ import xarray as xr
 
 from gatescope.dims import DIMS
 from gatescope.errors import Refusal
-from gatescope.records.schema import SCHEMA, check
-
-# Records that differ in these measured different things.
-_DEFINITION = ("units", "formula")
+from gatescope.records.schema import DEFINITION, SCHEMA, check
 
 
 def merge(records: Sequence[xr.Dataset], **attrs: Any) -> xr.Dataset:
@@ -69,13 +66,23 @@ def concat(records: Sequence[xr.Dataset], dim: str, labels: Sequence[Any]) -> xr
     )[list(names)]
     for name in names:
         joined[name].attrs = about[name]
-    joined.attrs, differing = _sorted_attrs([record.attrs for record in records])
+    return check(label_attrs(joined, dim, [record.attrs for record in records]), "concat")
+
+
+def label_attrs(joined: xr.Dataset, dim: str, attrs: list[dict[Any, Any]]) -> xr.Dataset:
+    """``joined`` with the attributes on which all parts agree; strings and numbers that differ become coordinates."""
+    joined.attrs, differing = _sorted_attrs(attrs)
     free = {
         name: (dim, values)
         for name, values in differing.items()
         if name not in joined.variables and all(isinstance(value, str | int | float) for value in values)
     }
-    return check(joined.assign_coords(free), "concat")
+    return joined.assign_coords(free)
+
+
+def common_attrs(attrs: list[dict[Any, Any]]) -> dict[str, Any]:
+    """The attributes on which all agree."""
+    return _sorted_attrs(attrs)[0]
 
 
 def _check_arguments(records: list[xr.Dataset], dim: str, labels: list[Any]) -> None:
@@ -95,13 +102,13 @@ def _check_arguments(records: list[xr.Dataset], dim: str, labels: list[Any]) -> 
 
 def _common(name: str, variables: list[xr.DataArray]) -> dict[str, Any]:
     """Attributes on which all agree. Raises Refusal when they are defined differently."""
-    for attr in _DEFINITION:
+    for attr in DEFINITION:
         values = dict.fromkeys(str(variable.attrs[attr]) for variable in variables)
         if len(values) > 1:
             raise Refusal(
                 "concat", f"one {attr} for {name!r}", " and ".join(map(repr, values)), "measure again with one of them"
             )
-    return _sorted_attrs([variable.attrs for variable in variables])[0]
+    return common_attrs([variable.attrs for variable in variables])
 
 
 def _sorted_attrs(attrs: list[dict[Any, Any]]) -> tuple[dict[str, Any], dict[str, list[Any]]]:

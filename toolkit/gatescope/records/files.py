@@ -29,9 +29,9 @@ def save(record: xr.Dataset, path: str | Path) -> Path:
     ordered = {name: record.variables[name] for name in sorted(record.variables, key=str)}
     plain = xr.Dataset({name: variable.copy(deep=False) for name, variable in ordered.items()})
     plain = plain.set_coords([name for name in ordered if name in record.coords])
-    plain.attrs = _encoded(record.attrs, "the record")
+    plain.attrs = encoded(record.attrs, "the record")
     for name, variable in plain.variables.items():
-        variable.attrs = _encoded(variable.attrs, repr(name))
+        variable.attrs = encoded(variable.attrs, repr(name))
         variable.encoding = {}
     with atomic_write(path) as temporary:
         plain.to_netcdf(temporary, engine=_ENGINE)
@@ -39,8 +39,15 @@ def save(record: xr.Dataset, path: str | Path) -> Path:
 
 
 def load(path: str | Path) -> xr.Dataset:
-    """The record in ``path``, in memory. Raises DataError for a file that is missing, corrupt, foreign or too new."""
+    """The record in ``path``, in memory: a file of `save`, or the folder of an `Appended`.
+
+    Raises DataError for what is missing, corrupt, foreign, too new or too old.
+    """
     path = Path(path)
+    if path.is_dir():
+        from gatescope.records.append import Appended
+
+        return Appended(path).load()
     if not path.is_file():
         raise DataError("load", "a record (netCDF)", f"no file {path}", "check the path, or make the record first")
     try:
@@ -51,16 +58,17 @@ def load(path: str | Path) -> xr.Dataset:
             "load", "a readable netCDF file", f"{path} ({reason})", "delete it and make the record again"
         ) from error
     for variable in record.variables.values():
-        variable.attrs = _decoded(variable.attrs)
+        variable.attrs = decoded(variable.attrs)
         variable.encoding = {}
-    record.attrs, record.encoding = _decoded(record.attrs), {}
+    record.attrs, record.encoding = decoded(record.attrs), {}
     try:
         return check(record, "load")
     except Refusal as error:
         raise DataError("load", error.wanted, f"{error.got} in {path}", error.next_step) from error
 
 
-def _encoded(attrs: dict[Any, Any], where: str) -> dict[str, Any]:
+def encoded(attrs: dict[Any, Any], where: str) -> dict[str, Any]:
+    """Attributes as strings and numbers. Raises Refusal naming ``where`` for what JSON cannot carry."""
     encoded = {}
     for name, value in sorted(attrs.items(), key=lambda item: str(item[0])):
         if isinstance(value, np.generic):
@@ -81,7 +89,8 @@ def _encoded(attrs: dict[Any, Any], where: str) -> dict[str, Any]:
     return encoded
 
 
-def _decoded(attrs: dict[str, Any]) -> dict[str, Any]:
+def decoded(attrs: dict[str, Any]) -> dict[str, Any]:
+    """The attributes that `encoded` was given."""
     decoded = {}
     for name, value in attrs.items():
         if isinstance(value, np.generic):

@@ -13,10 +13,12 @@ import xarray as xr
 from gatescope.dims import DIMS
 from gatescope.errors import Refusal
 
-#: Version of the layout below. A reader refuses a record of a newer one.
-SCHEMA = 1
+#: Version of the layout below, and the oldest that is still read.
+SCHEMA, OLDEST = 1, 1
 #: What every variable of a record says about itself.
 REQUIRED_ATTRS = ("units", "long_name", "formula", "source", "baseline")
+#: Variables that differ in these measured different things.
+DEFINITION = ("units", "formula")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +105,19 @@ def check(record: xr.Dataset, operator: str = "record") -> xr.Dataset:
         raise Refusal(
             operator, "a gatescope record (attribute gatescope_schema)", "a dataset without", "make it with records.new"
         )
-    if int(version) > SCHEMA:
+    if isinstance(version, bool) or not isinstance(version, int | np.integer):
+        raise Refusal(operator, "a whole number as gatescope_schema", repr(version), "make it with records.new")
+    if version > SCHEMA:
         raise Refusal(operator, f"a record of schema {SCHEMA} or older", f"schema {version}", "update gatescope")
+    if version < OLDEST:
+        made = record.attrs.get("gatescope")
+        maker = f"gatescope {made}" if made else "the gatescope that made it"
+        raise Refusal(
+            operator,
+            f"a record of schema {OLDEST} or newer",
+            f"schema {version}",
+            f"measure again with this version, or read it with {maker}",
+        )
     for name, variable in record.data_vars.items():
         lacking = [attr for attr in REQUIRED_ATTRS if not isinstance(variable.attrs.get(attr), str)]
         if lacking:
