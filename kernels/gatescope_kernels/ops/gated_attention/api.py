@@ -79,11 +79,12 @@ def gated_attention(
     key_mask: Bool[Tensor, "B S"] | None = None,
     documents: Int[Tensor, "B T"] | None = None,
     scale: float | None = None,
+    softcap: float | None = None,
     impl: Impl = "auto",
 ) -> Float[Tensor, "B H T V"]:
     """Softmax attention, a gate on its output.
 
-        S_ij = scale * q_i.k_j over the keys j that row i sees
+        S_ij = scale * q_i.k_j over the keys j that row i sees      (with a softcap c: c tanh(scale * q_i.k_j / c))
         A_ij = exp(S_ij) / (exp(sink_h) + sum_j exp(S_ij))          (no exp(sink_h) without a sink)
         Y_i  = gate_i * sum_j A_ij v_j     or, with combine="add",     gate_i + sum_j A_ij v_j
 
@@ -94,6 +95,7 @@ def gated_attention(
     documents   ids of packed sequences, which do not decrease along T; T = S. A row reads keys of its own document
                 only, on top of every other rule, and the sink tokens of a window are the first of that document
     scale       None is 1 / sqrt(K)
+    softcap     keeps logits within (-softcap, softcap) (Gemma 2)
     impl        "auto" is "fused" (Triton) on a GPU, "blockwise" elsewhere; "reference" materialises T x S, for tests
 
     Query head h reads key-value head h // (H / G). fp16 and bf16 accumulate in fp32; the output keeps q.dtype. A row
@@ -112,8 +114,8 @@ def gated_attention(
 
     Source: Qiu et al. 2025, Gated Attention for Large Language Models; Xiao et al. 2024 for window and sink tokens.
     """
-    problem, sink_H = resolve(q, k, v, gate, combine, sink, visibility, key_mask, documents, scale, (), ())
-    attend = choose(OPERATOR, impl, IMPLEMENTATIONS, q, unfit_for_fused(q, v))
+    problem, sink_H = resolve(q, k, v, gate, combine, sink, visibility, key_mask, documents, scale, softcap, (), ())
+    attend = choose(OPERATOR, impl, IMPLEMENTATIONS, q, unfit_for_fused(q, v, softcap))
     out, _ = attend(q, k, v, gate, combine, sink_H, problem)
     return out
 
@@ -130,6 +132,7 @@ def gated_attention_with_stats(
     key_mask: Bool[Tensor, "B S"] | None = None,
     documents: Int[Tensor, "B T"] | None = None,
     scale: float | None = None,
+    softcap: float | None = None,
     stats: tuple[str, ...] = STATISTICS,
     keys: tuple[int, ...] = (0,),
     impl: Impl = "auto",
@@ -144,8 +147,10 @@ def gated_attention_with_stats(
 
     Raises Refusal as gated_attention does, and for an unknown statistic or a key outside [0, S).
     """
-    problem, sink_H = resolve(q, k, v, gate, combine, sink, visibility, key_mask, documents, scale, stats, keys)
-    attend = choose(OPERATOR, impl, IMPLEMENTATIONS, q, unfit_for_fused(q, v))
+    problem, sink_H = resolve(
+        q, k, v, gate, combine, sink, visibility, key_mask, documents, scale, softcap, stats, keys
+    )
+    attend = choose(OPERATOR, impl, IMPLEMENTATIONS, q, unfit_for_fused(q, v, softcap))
     out, found = attend(q, k, v, gate, combine, sink_H, problem)
     chosen = problem.keys if "mass" in problem.stats else ()
     return out, AttentionStats(visible=problem.count_visible(), keys=chosen, **found)

@@ -11,7 +11,7 @@ from torch import Tensor
 from gatescope_kernels.ops.gated_attention.flash import Call, flash_backward
 from gatescope_kernels.ops.gated_attention.forward import chosen_rows
 from gatescope_kernels.ops.gated_attention.problem import Problem
-from gatescope_kernels.ops.gated_attention.strips import Strip, Workspace, strips
+from gatescope_kernels.ops.gated_attention.strips import Strip, Workspace, cap_slope, strips
 
 
 class Upstream(NamedTuple):
@@ -57,6 +57,8 @@ def strip_backward(up: Upstream, saved: Saved, problem: Problem) -> tuple[Tensor
 
     dS_ij = A_ij (dA_ij + a_i - dH_i log A_ij) + dM_i [j = argmax_j S_ij]
     dA_ij = dY_i.v_j + dc_j + sum_s dm_is [j = s]        a_i = dL_i - dH_i H_i - sum_j A_ij dA_ij
+
+    A soft-cap c multiplies dS_ij by 1 - (S_ij / c)^2 on its way to q and k.
     """
     w = Workspace(saved.q, saved.k, saved.v, problem)
     N, R, T = w.N, w.R, problem.T
@@ -83,11 +85,13 @@ def strip_backward(up: Upstream, saved: Saved, problem: Problem) -> tuple[Tensor
     d_max = None if up.max_logit is None else w.fold(up.max_logit[..., None])
     d_keys = None if up.key_mass is None else up.key_mass.to(problem.dtype).reshape(N, R, -1)
 
+    cap = problem.softcap
     dq, dk, dv = torch.zeros_like(w.q), torch.zeros_like(w.k), torch.zeros_like(w.v)
     for strip in strips(problem):
         q_rows, k_strip, do_rows = w.rows(w.q, strip) * problem.scale, w.keys(w.k, strip), w.rows(dout, strip)
         s = w.scores(q_rows, k_strip, strip)
         highest = None if d_max is None else s.max(-1, keepdim=True)
+        slope = None if cap is None else cap_slope(s, cap, out=w.buffer("slope", strip))
         s.sub_(w.rows(lse, strip))
         p = torch.exp(s, out=w.buffer("p", strip))
         if d_entropy is not None:
@@ -103,9 +107,13 @@ def strip_backward(up: Upstream, saved: Saved, problem: Problem) -> tuple[Tensor
         if highest is not None and d_max is not None:
             seen = highest.values != -torch.inf
             ds.scatter_add_(-1, highest.indices, w.rows(d_max, strip).masked_fill(~seen, 0.0))
+        if slope is not None:
+            ds.mul_(slope)
         w.put(dq, strip, torch.bmm(ds, k_strip))
         _add_keys(dk, strip, ds, q_rows)
-    if d_mass is not None:
+    if d_mass is not None and saved.mass is not None:
+        if cap is not None:
+            d_mass *= cap_slope(w.fold(saved.mass).log() + lse, cap)
         _add_chosen_mass(dq, dk, d_mass, saved.k, w)
     dq *= problem.scale
     dsink = None

@@ -48,7 +48,12 @@ def flash_calls(q: Tensor, v: Tensor, problem: Problem) -> tuple[Call, ...] | No
     """
     rule, T, S = problem.visibility, problem.T, problem.S
     causal = rule.causal and T > 1  # which the kernel hides by -inf before it scales
-    known = problem.device.type == "cpu" and rule.window is None and (not causal or (T == S and problem.scale > 0))
+    known = (
+        problem.device.type == "cpu"
+        and rule.window is None
+        and problem.softcap is None
+        and (not causal or (T == S and problem.scale > 0))
+    )
     if not known or q.shape[-1] != v.shape[-1] or problem.stats & {"entropy", "max_logit", "key_mass"}:
         return None
     if problem.start is None and problem.key_mask is None:

@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from gatescope_kernels.ops.gated_attention.problem import Problem
-from gatescope_kernels.ops.gated_attention.strips import Workspace, strips
+from gatescope_kernels.ops.gated_attention.strips import Workspace, capped_, strips
 
 
 def strip_forward(
@@ -82,7 +82,7 @@ def chosen_mass(
     if problem.key_mask is not None:
         of_sample = places.expand(B, -1, -1)
         visible = visible & problem.key_mask.gather(1, of_sample.flatten(1)).view_as(of_sample)
-    s.masked_fill_(~visible[:, None], -torch.inf)
+    capped_(s, problem).masked_fill_(~visible[:, None], -torch.inf)
     return s.sub_(lse.masked_fill(lse == -torch.inf, 0.0)[..., None]).exp_()
 
 

@@ -76,6 +76,7 @@ class Problem:
     device: torch.device
     start: Int[Tensor, "B T"] | None = None
     stop: Int[Tensor, "B T"] | None = None
+    softcap: float | None = None
 
     def bounds(self, p: Any, start: Any = 0, stop: Any = None) -> tuple[Any, Any, Any]:
         """What position p of the document [start, stop) sees, before the key mask: keys [low, high), [start, kept).

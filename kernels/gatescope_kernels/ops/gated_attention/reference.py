@@ -50,7 +50,10 @@ def attend(
     q, k, v = (x.to(problem.dtype) for x in (q, k, v))
     k, v = (x.repeat_interleave(problem.H // problem.G, dim=1) for x in (k, v))
     visible = visible_keys(problem)
-    logits = (problem.scale * q @ k.mT).masked_fill(~visible, -torch.inf)
+    logits = problem.scale * q @ k.mT
+    if problem.softcap is not None:
+        logits = problem.softcap * torch.tanh(logits / problem.softcap)
+    logits = logits.masked_fill(~visible, -torch.inf)
     outcomes = logits
     if sink is not None:
         sink_column = sink.to(problem.dtype).view(1, -1, 1, 1).expand(problem.B, -1, problem.T, 1)

@@ -185,8 +185,8 @@ class Workspace:
     def scores(
         self, q_rows: Float[Tensor, "n rows K"], k_strip: Float[Tensor, "n width K"], strip: Strip
     ) -> Float[Tensor, "n rows width"]:
-        """q.k of the strip, -inf where hidden. ``q_rows`` carries the scale."""
-        s = torch.bmm(q_rows, k_strip.mT, out=self.buffer("scores", strip))
+        """Logits of the strip, -inf where hidden. ``q_rows`` carries the scale."""
+        s = capped_(torch.bmm(q_rows, k_strip.mT, out=self.buffer("scores", strip)), self.problem)
         self.hide(s, strip, -torch.inf)
         return s
 
@@ -195,3 +195,14 @@ class Workspace:
         if strip.hidden is not None:
             n, t = strip.n1 - strip.n0, strip.i1 - strip.i0
             x.view(n, self.R, t, -1)[..., strip.edge :].masked_fill_(strip.hidden, value)
+
+
+def capped_(s: Tensor, problem: Problem) -> Tensor:
+    """c tanh(s / c) in place, where there is a soft-cap c."""
+    return s if problem.softcap is None else s.div_(problem.softcap).tanh_().mul_(problem.softcap)
+
+
+def cap_slope(s: Tensor, softcap: float, out: Tensor | None = None) -> Tensor:
+    """d (c tanh(x / c)) / dx from its value s: 1 - (s / c)^2, and 0 where s is hidden."""
+    slope = torch.clamp(s, min=-softcap, max=softcap, out=out).div_(softcap)
+    return slope.mul_(slope).neg_().add_(1.0)

@@ -29,8 +29,10 @@ _SEQUENCES = (tuple, list, set, frozenset)
 WIDEST_FUSED = 256
 
 
-def unfit_for_fused(q: Tensor, v: Tensor) -> tuple[str, str] | None:
-    """Wanted and got, where the fused kernels cannot hold a head."""
+def unfit_for_fused(q: Tensor, v: Tensor, softcap: float | None) -> tuple[str, str] | None:
+    """Wanted and got, where the fused kernels cannot hold a head or do not know its logits."""
+    if softcap is not None:
+        return "logits without a soft-cap", f"softcap={softcap}"
     widths = f"K = {q.shape[-1]}, V = {v.shape[-1]}"
     return None if max(q.shape[-1], v.shape[-1]) <= WIDEST_FUSED else (f"K and V of at most {WIDEST_FUSED}", widths)
 
@@ -46,6 +48,7 @@ def resolve(
     key_mask: Tensor | None,
     documents: Tensor | None,
     scale: float | None,
+    softcap: float | None,
     stats: tuple[str, ...],
     keys: tuple[int, ...],
 ) -> tuple[Problem, Tensor | None]:
@@ -62,10 +65,13 @@ def resolve(
         scale = 1.0 / math.sqrt(K)
     elif not isinstance(scale, (int, float)) or not math.isfinite(scale):
         raise Refusal(OPERATOR, "a finite scale", str(scale), "pass scale=None for 1 / sqrt(K)")
+    if softcap is not None and not (isinstance(softcap, (int, float)) and math.isfinite(softcap) and softcap > 0):
+        raise Refusal(OPERATOR, "a finite softcap > 0", str(softcap), "pass softcap=None for logits without one")
     _check_statistics(stats, keys, S)
     start, stop = (None, None) if documents is None else extents(documents, q, S)
     dtype, wanted = accumulation_dtype(q), frozenset(stats)
-    problem = Problem(B, H, G, T, S, scale, visibility, key_mask, wanted, tuple(keys), dtype, q.device, start, stop)
+    sizes = B, H, G, T, S
+    problem = Problem(*sizes, scale, visibility, key_mask, wanted, tuple(keys), dtype, q.device, start, stop, softcap)
     return problem, _sink_tensor(sink, q)
 
 
