@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import math
+import random
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import gatescope_kernels.ops.gated_linear_attention as op_folder
 import pytest
 import torch
 from gatescope_kernels import Refusal, gated_linear_attention
 from gatescope_kernels.ops._table import OPS
-from gatescope_kernels.ops.gated_linear_attention import blockwise
+from gatescope_kernels.ops.gated_linear_attention import blockwise, fused
 from gatescope_kernels.ops.gated_linear_attention.pairs import Decays, multiply
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -20,10 +24,25 @@ from torch.nn.functional import logsigmoid, normalize
 
 ROW = OPS["gated_linear_attention"]
 IMPLS = ROW.implementations
+#: The kernels know no float64: what they are asked is rounded on the way in.
+WIDE = [impl for impl in IMPLS if impl != "fused"]
 
 
 def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def attend(impl: str, **inputs: Any) -> tuple[Tensor, Tensor]:
+    """float64 in and out, whatever ``impl`` computes in."""
+    if impl == "fused":
+        inputs = {name: x.float() if isinstance(x, Tensor) else x for name, x in inputs.items()}
+    out, final = gated_linear_attention(**inputs, impl=impl)
+    return out.double(), final.double()
+
+
+def assert_close(impl: str, got: Any, wanted: Any) -> None:
+    tolerances = {"rtol": 1e-4, "atol": 2e-5} if impl == "fused" else {}
+    torch.testing.assert_close(got, wanted, **tolerances)
 
 
 def made(B: int, H: int, T: int, K: int, V: int, *, vector: bool, delta: bool, seed: int = 0) -> dict[str, Tensor]:
@@ -82,26 +101,26 @@ def householder(
     return out, final
 
 
-@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize(("impl", "T"), [*itertools.product(WIDE, (1, 7, 70)), ("fused", 70)])
 @pytest.mark.parametrize("extreme", [False, True])
 @pytest.mark.parametrize("delta", [False, True])
 @pytest.mark.parametrize("vector", [False, True])
-@pytest.mark.parametrize("T", [1, 7, 70])
 def test_equals_the_quadratic_form(impl: str, T: int, vector: bool, delta: bool, extreme: bool) -> None:
-    inputs = made(2, 2, T, 5, 4, vector=vector, delta=delta)
+    inputs = made(1 if impl == "fused" else 2, 2, T, 5, 4, vector=vector, delta=delta)
     if extreme:
         inputs["g"] = forget_some(inputs["g"])
     leaves = [x.requires_grad_() for x in inputs.values()]
-    wanted, got = parallel(**inputs), gated_linear_attention(**inputs, impl=impl)
-    torch.testing.assert_close(got, wanted)
+    wanted, got = parallel(**inputs), attend(impl, **inputs)
+    assert_close(impl, got, wanted)
     weights = [normal(*x.shape, seed=7) for x in wanted]
-    torch.testing.assert_close(torch.autograd.grad(got, leaves, weights), torch.autograd.grad(wanted, leaves, weights))
+    grads = [torch.autograd.grad(results, leaves, weights) for results in (got, wanted)]
+    assert_close(impl, *grads)
 
 
 @pytest.mark.parametrize("impl", IMPLS)
 def test_delta_rule_equals_its_product_of_reflections(impl: str) -> None:
     inputs = made(1, 2, 40, 6, 5, vector=False, delta=True)
-    torch.testing.assert_close(gated_linear_attention(**inputs, impl=impl), householder(**inputs))
+    assert_close(impl, attend(impl, **inputs), householder(**inputs))
 
 
 def test_delta_rule_equals_transformers() -> None:
@@ -115,19 +134,21 @@ def test_delta_rule_equals_transformers() -> None:
     torch.testing.assert_close(got, (theirs.transpose(1, 2), final), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize(
+    ("impl", "lengths"),
+    [*itertools.product(WIDE, [(1,) * 9, (5, 70, 1, 64), (130, 3)]), ("fused", (5, 70, 1))],
+)
 @pytest.mark.parametrize("delta", [False, True])
-@pytest.mark.parametrize("lengths", [(1,) * 9, (5, 70, 1, 64), (130, 3)])
 def test_a_stream_is_the_whole_sequence(impl: str, delta: bool, lengths: tuple[int, ...]) -> None:
-    inputs = made(2, 2, sum(lengths), 6, 5, vector=not delta, delta=delta)
+    inputs = made(1, 2, sum(lengths), 6, 5, vector=not delta, delta=delta)
     state = inputs.pop("initial_state")
     wanted = gated_linear_attention(**inputs, initial_state=state, impl="reference")
     outputs = []
     for pieces in zip(*(x.split(lengths, 2) for x in inputs.values()), strict=True):
         piece = dict(zip(inputs, pieces, strict=True))
-        out, state = gated_linear_attention(**piece, initial_state=state, impl=impl)
+        out, state = attend(impl, **piece, initial_state=state)
         outputs.append(out)
-    torch.testing.assert_close((torch.cat(outputs, 2), state), wanted)
+    assert_close(impl, (torch.cat(outputs, 2), state), wanted)
 
 
 def test_a_stream_in_half_precision_carries_a_float32_state() -> None:
@@ -154,6 +175,56 @@ def test_any_shape_matches_the_reference(B, H, T, K, V, vector, delta, extreme) 
         inputs["g"] = forget_some(inputs["g"])
     wanted = gated_linear_attention(**inputs, impl="reference")
     torch.testing.assert_close(gated_linear_attention(**inputs, impl="blockwise"), wanted)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_kernels_on_any_shape_match_the_reference(seed: int) -> None:
+    dice = random.Random(seed)
+    B, H, T, K, V = dice.randint(1, 2), 1, dice.randint(1, 150), dice.randint(1, 40), dice.randint(1, 300)
+    inputs = made(B, H, T, K, V, vector=seed % 2 == 0, delta=seed % 3 == 0)
+    if dice.random() < 0.5:
+        inputs["g"] = forget_some(inputs["g"])
+    leaves = [x.requires_grad_() for x in inputs.values()]
+    weights = [normal(B, H, T, V, seed=7), normal(B, H, K, V, seed=8)]
+    results = [attend(impl, **inputs) for impl in ("fused", "reference")]
+    grads = [torch.autograd.grad(pair, leaves, weights) for pair in results]
+    for got, wanted in zip(*([*pair, *grad] for pair, grad in zip(results, grads, strict=True)), strict=True):
+        torch.testing.assert_close(got, wanted, rtol=0, atol=1e-5 * max(1.0, wanted.abs().max().item()))
+
+
+@pytest.mark.parametrize("delta", [False, True])
+@pytest.mark.parametrize("vector", [False, True])
+def test_kernels_compute_the_same_with_small_tiles(vector: bool, delta: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chunks of 16 tokens, several tiles of channels and of values, the last of each cut off."""
+    inputs = {name: x.float() for name, x in made(1, 1, 40, 40, 40, vector=vector, delta=delta).items()}
+    leaves = [x.requires_grad_() for x in inputs.values()]
+    tiles, few = fused.tiles, dict.fromkeys(("C", "pairs", "gradients", "reads", "carried", "values"), 16)
+    results = []
+    for changed in ({}, few):
+        monkeypatch.setattr(fused, "tiles", lambda *tensors, changed=changed: replace(tiles(*tensors), **changed))
+        out, final = gated_linear_attention(**inputs, impl="fused")
+        results.append([out, final, *torch.autograd.grad(out.square().sum() + final.square().sum(), leaves)])
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5 * other.abs().max().item())
+
+
+def test_kernels_take_each_argument_in_its_own_dtype() -> None:
+    inputs = {name: x.half() for name, x in made(1, 1, 20, 8, 8, vector=False, delta=True).items()}
+    inputs |= {name: inputs[name].float() for name in ("g", "beta", "initial_state")}
+    leaves = [x.requires_grad_() for x in inputs.values()]
+    out, final = gated_linear_attention(**inputs, impl="fused")
+    assert (out.dtype, final.dtype) == (torch.float16, torch.float32)
+    grads = torch.autograd.grad(out.float().sum() + final.sum(), leaves)
+    assert [grad.dtype for grad in grads] == [x.dtype for x in leaves]
+
+
+def test_repeated_keys_cost_the_inverse_no_digits() -> None:
+    """One key all along, beta = 1, no decay: a series in powers of A would sum numbers of 10^17 to 1."""
+    inputs = made(1, 1, 64, 16, 8, vector=False, delta=True)
+    inputs["k"] = inputs["k"][:, :, :1].expand(1, 1, 64, 16)
+    inputs |= {"g": torch.zeros(1, 1, 64).double(), "beta": torch.ones(1, 1, 64).double(), "q": inputs["k"]}
+    out, _ = attend("fused", **inputs, scale=1.0)
+    assert_close("fused", out, inputs["v"])
 
 
 @pytest.mark.parametrize("delta", [False, True])
@@ -185,9 +256,10 @@ def test_gradients_when_one_result_is_used(used: str) -> None:
     leaves = [x.requires_grad_() for name, x in inputs.items() if used == "out" or name != "q"]
     grads = []
     for impl in IMPLS:
-        out, final = gated_linear_attention(**inputs, impl=impl)
+        out, final = attend(impl, **inputs)
         grads.append(torch.autograd.grad((out if used == "out" else final).sum(), leaves))
-    torch.testing.assert_close(*grads)
+    for impl, found in zip(IMPLS[1:], grads[1:], strict=True):
+        assert_close(impl, found, grads[0])
 
 
 @pytest.mark.parametrize("impl", IMPLS)
@@ -195,12 +267,14 @@ def test_without_decay_it_is_linear_attention(impl: str) -> None:
     """g = 0: out = tril(q k^T) v; the final state is k^T v. g = -inf: a token reads itself alone."""
     inputs = made(1, 2, 66, 4, 3, vector=False, delta=False)
     q, k, v = (inputs[name] for name in ("q", "k", "v"))
-    out, final = gated_linear_attention(q, k, v, torch.zeros(1, 2, 66, dtype=torch.float64), scale=1.0, impl=impl)
-    torch.testing.assert_close((out, final), ((q @ k.mT).tril() @ v, k.mT @ v))
+    found = attend(impl, q=q, k=k, v=v, g=torch.zeros(1, 2, 66, dtype=torch.float64), scale=1.0)
+    assert_close(impl, found, ((q @ k.mT).tril() @ v, k.mT @ v))
     g = torch.full((1, 2, 66, 4), -math.inf, dtype=torch.float64, requires_grad=True)
-    out, final = gated_linear_attention(q, k, v, g, scale=1.0, impl=impl)
-    torch.testing.assert_close(out, (q * k).sum(-1, keepdim=True) * v)
-    torch.testing.assert_close(final, k[:, :, -1, :, None] * v[:, :, -1, None])
+    out, final = attend(impl, q=q, k=k, v=v, g=g, scale=1.0)
+    assert_close(impl, out, (q * k).sum(-1, keepdim=True) * v)
+    assert_close(impl, final, k[:, :, -1, :, None] * v[:, :, -1, None])
+    (dg,) = torch.autograd.grad(out.sum() + final.sum(), g)
+    assert_close(impl, dg, torch.zeros_like(dg))
 
 
 @pytest.mark.parametrize("impl", IMPLS)
@@ -208,8 +282,8 @@ def test_delta_rule_recalls_what_it_wrote(impl: str) -> None:
     """beta = 1 and no decay: reading with the key just written gives its value exactly, whatever the state held."""
     inputs = made(1, 2, 90, 8, 4, vector=False, delta=True)
     inputs |= {"q": inputs["k"], "g": torch.zeros(1, 2, 90).double(), "beta": torch.ones(1, 2, 90).double()}
-    out, _ = gated_linear_attention(**inputs, scale=1.0, impl=impl)
-    torch.testing.assert_close(out, inputs["v"])
+    out, _ = attend(impl, **inputs, scale=1.0)
+    assert_close(impl, out, inputs["v"])
 
 
 @pytest.mark.parametrize("decay", [0.0, -1e-3, -2.0, -20.0, -1e4])
@@ -228,7 +302,7 @@ def test_nan_is_never_lost(impl: str, delta: bool, place: str) -> None:
     inputs = made(1, 1, 150, 4, 4, vector=not delta, delta=delta)
     index = (0, 0, 0, 0) if place == "initial_state" else (0, 0, 70, 0)[: inputs[place].dim()]
     inputs[place][index] = torch.nan
-    out, final = gated_linear_attention(**inputs, impl=impl)
+    out, final = attend(impl, **inputs)
     if place == "q":
         assert out[:, :, 70].isnan().all()
         return

@@ -3,22 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 from jaxtyping import Float
 from torch import Tensor
 
-from gatescope_kernels.ops._common import choose
+from gatescope_kernels.ops._common import accumulation_dtype, choose
 from gatescope_kernels.ops.gated_linear_attention import blockwise, reference
-from gatescope_kernels.ops.gated_linear_attention.validate import OPERATOR, resolve
+from gatescope_kernels.ops.gated_linear_attention.validate import OPERATOR, resolve, unfit_for_fused
 
-Impl = Literal["auto", "reference", "blockwise"]
+Impl = Literal["auto", "reference", "blockwise", "fused"]
 
 __all__ = ["Impl", "gated_linear_attention"]
 
+
+def _wide(attend: Callable[..., tuple[Tensor, Tensor]]) -> Callable[..., tuple[Tensor, Tensor]]:
+    """``attend`` on arguments in the dtype of accumulation."""
+
+    def run(*arguments: Any) -> tuple[Tensor, Tensor]:
+        (q, *_, scale), wide = arguments, accumulation_dtype(arguments[0])
+        out, final = attend(*(x if x is None else x.to(wide) for x in arguments[:-1]), scale)
+        return out.to(q.dtype), final
+
+    return run
+
+
+def _fused(*arguments: Any) -> tuple[Tensor, Tensor]:
+    from gatescope_kernels.ops.gated_linear_attention import fused
+
+    return fused.attend(*arguments)
+
+
 IMPLEMENTATIONS: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {
-    "reference": reference.attend,
-    "blockwise": blockwise.attend,
+    "reference": _wide(reference.attend),
+    "blockwise": _wide(blockwise.attend),
+    "fused": _fused,
 }
 
 
@@ -46,7 +65,8 @@ def gated_linear_attention(
                    bound. With g [B H T] this is gated DeltaNet, with g [B H T K] Kimi delta attention
     initial_state  the final state of the tokens before, to go on with a stream; None is zero
     scale          None is 1 / sqrt(K)
-    impl           "auto" is "blockwise": chunks of tokens. "reference" goes token by token and is for tests
+    impl           "auto" is "fused" (Triton) on a GPU for up to 256 channels of q and k, "blockwise" elsewhere: chunks
+                   of tokens both. "reference" goes token by token and is for tests
 
     Channels of q and k are the state's rows. fp16 and bf16 accumulate in fp32; the output keeps q.dtype, the final
     state is float32 (float64 for float64). g, beta and initial_state may be in q's dtype or in that of the state. All
@@ -58,5 +78,5 @@ def gated_linear_attention(
     Source: Yang et al. 2024, Gated Linear Attention Transformers; Yang et al. 2025, Gated Delta Networks.
     """
     (*inputs, state), scale = resolve(q, k, v, g, beta, initial_state, scale)
-    out, final = choose(OPERATOR, impl, IMPLEMENTATIONS, q)(*inputs, state, scale)
-    return out.to(q.dtype), final
+    attend = choose(OPERATOR, impl, IMPLEMENTATIONS, q, unfit_for_fused(q))
+    return attend(*inputs, state, scale)

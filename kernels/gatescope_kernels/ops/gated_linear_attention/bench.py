@@ -1,14 +1,19 @@
-"""What gated linear attention is timed against: the recurrence itself, torch's softmax attention."""
+"""What gated linear attention is timed against: the recurrence, ours and flash-linear-attention's (on a GPU its chunked
+kernels), and torch's softmax attention."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid, normalize, scaled_dot_product_attention
 
 from gatescope_kernels.bench import Contest, normal
+from gatescope_kernels.errors import Refusal
 from gatescope_kernels.ops.gated_linear_attention.api import Impl, gated_linear_attention
 
 _NAME, _DTYPE = "gated_linear_attention", "float32"
@@ -24,13 +29,13 @@ def contests(device: str, quick: bool) -> Iterator[Contest]:
         yield _against_softmax(length, device)
 
 
-def _inputs(T: int, device: str, vector: bool, delta: bool) -> dict[str, Tensor]:
+def _inputs(T: int, device: str, vector: bool, delta: bool, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
     q, k, v, gate = normal(4, 1, 4, T, 64, device=device)
     inputs = {"q": q, "k": normalize(k, dim=-1), "v": v}
     inputs["g"] = logsigmoid(gate if vector else gate[..., 0]) / 16
     if delta:
         inputs["beta"] = torch.sigmoid(normal(1, 4, T, device=device))
-    return {name: x.contiguous().requires_grad_() for name, x in inputs.items()}
+    return {name: x.to(dtype).contiguous().requires_grad_() for name, x in inputs.items()}
 
 
 def _step(run: Callable[..., Tensor], leaves: dict[str, Tensor], dout: Tensor) -> dict[str, Tensor]:
@@ -40,20 +45,68 @@ def _step(run: Callable[..., Tensor], leaves: dict[str, Tensor], dout: Tensor) -
 
 
 def _recurrence(task: str, T: int, device: str, vector: bool, delta: bool) -> Contest:
-    leaves, dout = _inputs(T, device, vector, delta), normal(1, 4, T, 64, device=device)
+    dtype, tolerance = (torch.bfloat16, 3e-2) if device == "cuda" else (torch.float32, 1e-4)
+    leaves, dout = _inputs(T, device, vector, delta, dtype), normal(1, 4, T, 64, device=device).to(dtype)
 
     def step(impl: Impl) -> dict[str, Tensor]:
         return _step(lambda **inputs: gated_linear_attention(**inputs, impl=impl)[0], leaves, dout)
 
+    baselines = {"token by token": lambda: step("reference")}
+    if find_spec("fla") is None or find_spec("einops") is None:
+        task += " (install fla-core and einops to see flash-linear-attention here)"
+    elif device == "cuda":
+        baselines["flash-linear-attention's chunks"] = lambda: _step(_fla_chunks(delta), leaves, dout)
+    else:
+        baselines["flash-linear-attention's recurrence"] = lambda: _step(_fla_recurrence(delta), leaves, dout)
     return Contest(
         op=_NAME,
         task=task,
         shape=f"B=1 H=4 T={T} K=64",
-        dtype=_DTYPE,
+        dtype=str(dtype).removeprefix("torch."),
         device=device,
-        ours=lambda: step("blockwise"),
-        baselines={"token by token": lambda: step("reference")},
+        ours=lambda: step("auto"),
+        baselines=baselines,
+        tolerance=tolerance,
     )
+
+
+def fla_naive(op: str, function: str) -> Callable[..., tuple[Tensor, Tensor]]:
+    """A plain torch form of flash-linear-attention, from its file: importing the package takes seconds and a GPU."""
+    package = find_spec("fla")
+    if package is None or package.origin is None:
+        raise Refusal("bench", "flash-linear-attention", "none installed", "pip install fla-core einops")
+    spec = spec_from_file_location(f"fla_{op}_naive", Path(package.origin).parent / "ops" / op / "naive.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return getattr(module, function)
+
+
+def _fla_recurrence(delta: bool) -> Callable[..., Tensor]:
+    if delta:
+        return _positions_first(fla_naive("gated_delta_rule", "naive_recurrent_gated_delta_rule"))
+    return _positions_first(fla_naive("gla", "naive_recurrent_gla"), g="gk")
+
+
+def _fla_chunks(delta: bool) -> Callable[..., Tensor]:
+    if delta:
+        from fla.ops.gated_delta_rule import chunk_gated_delta_rule
+
+        return _positions_first(chunk_gated_delta_rule)
+    from fla.ops.gla import chunk_gla
+
+    return _positions_first(chunk_gla, g="g")
+
+
+def _positions_first(run: Callable[..., Any], g: str = "g") -> Callable[..., Tensor]:
+    """``run`` on our arguments: flash-linear-attention has positions before heads and calls vector decays gk or g."""
+
+    def attend(**inputs: Tensor) -> Tensor:
+        theirs = {g if name == "g" else name: x.transpose(1, 2) for name, x in inputs.items()}
+        return run(**theirs)[0].transpose(1, 2)
+
+    return attend
 
 
 def _against_softmax(T: int, device: str) -> Contest:

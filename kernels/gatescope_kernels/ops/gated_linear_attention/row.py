@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid, normalize
 
-from gatescope_kernels.ops._row import Case, Op
+from gatescope_kernels.ops._row import Budget, Case, Op, Production, Work
 from gatescope_kernels.ops.gated_linear_attention.api import IMPLEMENTATIONS, gated_linear_attention
 from gatescope_kernels.ops.gated_linear_attention.bench import contests
 
-_SIZES = {"B": 2, "H": 3, "T": 63, "K": 16, "V": 16}
+_SIZES = {"B": 1, "H": 1, "T": 63, "K": 16, "V": 16}
 
 
 def _case(name: str, options: dict[str, Any] | None = None, error_scale: float = 1.0, **sizes: int) -> Case:
@@ -67,6 +67,25 @@ def _call(impl: Any, inputs: dict[str, Any]) -> dict[str, Tensor]:
     return {"out": out, "final_state": final}
 
 
+def _production(case: Case, dtype: torch.dtype, chunk: int = 64) -> Production:
+    """Forward and backward work of chunks of ``chunk`` tokens.
+
+    A token of a head costs, forward, 4 K V for its state and chunk (K + V) for the pairs behind it; the delta rule
+    reads the state once more and has the pairs of keys, the inverse and its product. The backward takes two products
+    for each. A pair that halving parts counts once.
+    """
+    B, H, T, K, V = (case.sizes[letter] for letter in "BHTKV")
+    delta, vector = "beta" in case.options, case.options.get("vector", True)
+    flops = 4 * K * V + chunk * (K + V) + delta * (2 * K * V + chunk * (K + V) + chunk * chunk // 3)
+    shared, own = 2 * K + V, V
+    extra = (K if vector else 1) + delta
+    element, tokens = torch.finfo(dtype).bits // 8, B * H * T
+    states = 4 * B * H * K * V
+    forward = Work(tokens * flops, element * tokens * (shared + own + extra) + states)
+    backward = Work(2 * tokens * flops, element * tokens * (2 * (shared + extra) + own) + states)
+    return Production(case, dtype, forward, backward)
+
+
 _SCALAR, _STATE, _DELTA = {"vector": False}, {"state": True}, {"beta": "learned"}
 _GATED_DELTA = _SCALAR | _DELTA | _STATE
 
@@ -75,22 +94,24 @@ ROW = Op(
     inputs=_inputs,
     call=_call,
     cases=(
-        _case("vector"),
+        _case("vector", B=2, H=2),
         _case("vector_state", _STATE, T=100),
         _case("scalar", _SCALAR),
-        _case("scalar_state", _SCALAR | _STATE, T=100),
-        _case("gated_delta", _SCALAR | _DELTA),
+        _case("scalar_state", _SCALAR | _STATE, H=2, T=100),
+        _case("gated_delta", _SCALAR | _DELTA, B=2, H=2),
         _case("gated_delta_state", _GATED_DELTA, T=130),
-        _case("vector_delta_state", _DELTA | _STATE, T=100),
+        _case("vector_delta_state", _DELTA | _STATE, B=2, T=100),
         _case("one_token", _STATE, T=1),
         _case("one_token_delta", _GATED_DELTA, T=1),
         _case("two_tokens", _SCALAR | _STATE, T=2),
         _case("whole_chunks", _STATE, T=128),
         _case("whole_chunks_delta", _GATED_DELTA, T=128),
-        _case("several_spans", _STATE, B=4, H=8, T=200, K=64, V=64),
+        _case("several_spans", _STATE, H=2, T=130, V=1000),
         _case("width_60", _STATE, K=60, V=60, T=100),
         _case("width_64_delta", _GATED_DELTA, K=64, V=64, T=100),
-        _case("width_128", B=1, H=1, K=128, V=128, T=70),
+        _case("width_128", K=128, V=128, T=70),
+        _case("width_256", _STATE, K=256, V=16, T=70),
+        _case("width_264", _STATE, K=264, V=16, T=5),
         _case("wide_values", _STATE, K=7, V=24),
         _case("narrow_values_delta", _GATED_DELTA, K=24, V=5),
         _case("one_channel", _SCALAR | _STATE, K=1, V=1),
@@ -112,8 +133,8 @@ ROW = Op(
         _case("overwrites", _GATED_DELTA | {"beta": 1.0}, T=100),
         _case("scale_given", {"scale": 0.7}),
         _case("scale_zero", _SCALAR | {"scale": 0.0}),
-        _case("positions_first", _STATE | {"layout": "positions_first"}, T=64),
-        _case("positions_first_delta", _GATED_DELTA | {"layout": "positions_first"}),
+        _case("positions_first", _STATE | {"layout": "positions_first"}, B=2, H=3, T=64),
+        _case("positions_first_delta", _GATED_DELTA | {"layout": "positions_first"}, H=2),
         _case("strided_channels", _STATE | {"layout": "strided_channels"}, T=64),
     ),
     differentiable=("q", "k", "v", "g", "beta", "initial_state"),
@@ -123,4 +144,24 @@ ROW = Op(
     gradient_budget={torch.float64: 1e-13, torch.float32: 5e-6, torch.float16: 2e-3, torch.bfloat16: 1.6e-2},
     implementations=tuple(IMPLEMENTATIONS),
     contests=contests,
+    unfused=frozenset({"width_264"}),
+    productions=(
+        _production(_case("vector", H=16, T=4096, K=128, V=128), torch.bfloat16),
+        _production(_case("gated_delta", _SCALAR | _DELTA, H=16, T=4096, K=128, V=128), torch.bfloat16),
+        _production(_case("vector", H=8, T=4096, K=64, V=64), torch.float32),
+    ),
+    budgets={
+        "gla_sums": Budget(0, {"sm_80": 75, "sm_90": 75, "sm_100": 100, "gfx942": 100}),
+        "gla_pairs": Budget(1, {"sm_80": 12, "sm_90": 12, "sm_100": 12, "gfx942": 37}),
+        "gla_states": Budget(1, {"sm_80": 25, "sm_90": 31, "sm_100": 43, "gfx942": 50}),
+        "gla_outputs": Budget(2, {"sm_80": 18, "sm_90": 18, "sm_100": 18, "gfx942": 100}),
+        "gla_pairs_backward": Budget(1, {"sm_80": 18, "sm_90": 18, "sm_100": 18, "gfx942": 75}),
+        "gla_states_backward": Budget(3, {"sm_80": 12, "sm_90": 12, "sm_100": 12, "gfx942": 25}),
+        "gla_gradients": Budget(4, {"sm_80": 12, "sm_90": 12, "sm_100": 12, "gfx942": 25}),
+        "delta_inverse": Budget(6, {"sm_80": 12, "sm_90": 12, "sm_100": 12, "gfx942": 50}),
+        "delta_states": Budget(3, {"sm_80": 12, "sm_90": 25, "sm_100": 25, "gfx942": 25}),
+        "delta_states_backward": Budget(5, {"sm_80": 12, "sm_90": 12, "sm_100": 12, "gfx942": 25}),
+        "delta_pairs_backward": Budget(1, {"sm_80": 50, "sm_90": 50, "sm_100": 62, "gfx942": 75}),
+        "delta_gradients": Budget(7, {"sm_80": 12, "sm_90": 12, "sm_100": 12, "gfx942": 25}),
+    },
 )

@@ -18,6 +18,8 @@ from gatescope_kernels.ops._common import (
 )
 
 OPERATOR = "gated_linear_attention"
+#: Channels of q and k that the fused kernels know.
+WIDEST = 256
 
 
 def resolve(
@@ -31,8 +33,8 @@ def resolve(
 ) -> tuple[list[Tensor | None], float]:
     """Check everything a caller passes. Raises Refusal.
 
-    Returns q, k, v, g [B H T W], beta (or None), the initial state (zeros where there is none), all in the dtype of
-    accumulation, and the scale.
+    Returns q, k, v, g [B H T W], beta (or None) and the initial state (zeros where there is none), each in its own
+    dtype, and the scale.
     """
     for name, x, shape in (("q", q, "[B H T K]"), ("k", k, "[B H T K]"), ("v", v, "[B H T V]")):
         _check_tokens(name, x, shape, q)
@@ -55,7 +57,14 @@ def resolve(
         raise Refusal(OPERATOR, "scale: a finite number", repr(scale), "pass scale=None for 1 / sqrt(K)")
     state = q.new_zeros(B, H, K, V, dtype=accumulation) if initial_state is None else initial_state
     g = g[..., None] if g.dim() == 3 else g
-    return [x if x is None else x.to(accumulation) for x in (q, k, v, g, beta, state)], float(scale)
+    return [q, k, v, g, beta, state], float(scale)
+
+
+def unfit_for_fused(q: Tensor) -> tuple[str, str] | None:
+    """What the fused kernels want and what they got, where they do not know the case: a program holds whole columns of
+    a state."""
+    K = q.shape[3]
+    return (f"at most {WIDEST} channels of q and k", str(K)) if K > WIDEST else None
 
 
 def _check_tensor(name: str, x: Tensor, shape: str) -> None:
