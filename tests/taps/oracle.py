@@ -21,7 +21,10 @@ def check_attention(event: Event, A: Tensor, text: Tensor | None = None, toleran
     assert (stats.visible[live] > 0).all()
     A = A[..., : call.k.shape[2]].double() * (stats.visible > 0)[:, None, :, None]
     k = call.k.double().repeat_interleave(H // call.k.shape[1], 1)
-    scores = (call.q.double() @ k.mT * call.scale).masked_fill(A == 0, -torch.inf)
+    scores = call.q.double() @ k.mT * call.scale
+    if call.softcap is not None:
+        scores = call.softcap * torch.tanh(scores / call.softcap)
+    scores = scores.masked_fill(A == 0, -torch.inf)
     lse = scores.logsumexp(-1)
     sink = (1 - A.sum(-1)).clamp(min=0)
     if call.sink is not None:

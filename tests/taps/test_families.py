@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from gatescope.errors import UntappableModelError
 from gatescope.taps import FAMILIES, SITES, attached, shown
 from taps.oracle import check_attention, eager
 from taps.tiny import CONFIGS, Recorder, hard_model_of, logits_of, max_logits, model_of, tokens_of
 
 pytestmark = pytest.mark.usefixtures("_no_grad")
-#: Soft-capped logits are refused.
-CAPPED = ("gemma2",)
-READY = [family for family in FAMILIES if family not in CAPPED]
-EVERY = pytest.mark.parametrize("family", READY)
+EVERY = pytest.mark.parametrize("family", FAMILIES)
 
 
 @pytest.fixture
@@ -73,7 +69,7 @@ def test_large_logits_and_a_massive_channel(family):
     assert seen.at("embed")[None].abs().max() > (2.5 if family == "bert" else 100)
 
 
-@pytest.mark.parametrize("family", [family for family in READY if family != "bert"])
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family != "bert"])
 def test_a_cache_is_filled_and_read(family):
     model, tokens = model_of(family), tokens_of(2, 10)
     from transformers import DynamicCache
@@ -90,11 +86,3 @@ def test_a_cache_is_filled_and_read(family):
         torch.testing.assert_close(output.logits, expected.logits, rtol=1e-5, atol=1e-4)
         for event, A in zip([event for event in seen.events if event.site == "attention"], matrices, strict=True):
             check_attention(event, A)
-
-
-@pytest.mark.parametrize("family", CAPPED)
-def test_soft_capped_logits_are_refused_by_name(family):
-    model = model_of(family)
-    message = r"Gemma2Attention of layer 0: wanted logits without a soft-cap, got softcap=80\.0"
-    with attached(model, Recorder({"attention"})), pytest.raises(UntappableModelError, match=message):
-        model(tokens_of(2, 5))

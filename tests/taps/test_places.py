@@ -10,9 +10,7 @@ from gatescope.errors import Refusal
 from gatescope.taps import FAMILIES, SITES, Handler, attached, shown
 from taps.tiny import Recorder, logits_of, model_of, tokens_of
 
-CAPPED = ("gemma2",)
-READY = [family for family in FAMILIES if family not in CAPPED]
-EXPERTS = [family for family in READY if FAMILIES[family].router is not None]
+EXPERTS = [family for family in FAMILIES if FAMILIES[family].router is not None]
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +36,7 @@ def seen_in(model, tokens, **kwargs):
     return seen
 
 
-@pytest.mark.parametrize("family", READY)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_updates_add_up_to_the_residual_stream(family):
     model = model_of(family)
     seen = seen_in(model, tokens_of(2, 7), output_hidden_states=True)
@@ -59,7 +57,7 @@ def test_updates_add_up_to_the_residual_stream(family):
         torch.testing.assert_close(resid[layer], seen.output.hidden_states[layer + 1])
 
 
-@pytest.mark.parametrize("family", [family for family in READY if FAMILIES[family].down is not None])
+@pytest.mark.parametrize("family", [family for family in FAMILIES if FAMILIES[family].down is not None])
 def test_hidden_activations_enter_the_down_projection(family):
     model, row = model_of(family), FAMILIES[family]
     seen = seen_in(model, tokens_of(2, 7))

@@ -74,15 +74,9 @@ def attention(
         key_mask=None if mask.key_mask is None else mask.key_mask.to(query.device).expand(B, -1),
         scale=scaling,
         documents=None if mask.documents is None else mask.documents.to(query.device),
-        **_capped(softcap, where),
+        softcap=softcap,
     )
     return attend(call, layer=_layer(module, where)).transpose(1, 2), None
-
-
-def _capped(softcap: float | None, where: Where) -> dict[str, Any]:
-    if softcap is None:
-        return {}
-    raise UntappableModelError(where(), "logits without a soft-cap", f"softcap={softcap}", "use a model without one")
 
 
 def _named(module: nn.Module) -> str:

@@ -52,6 +52,7 @@ class AttentionCall:
     key_mask: Bool[Tensor, "B S"] | None = None
     scale: float | None = None
     documents: Int[Tensor, "B T"] | None = None
+    softcap: float | None = None
 
     def arguments(self) -> dict[str, Any]:
         """Keyword arguments of the operator."""
