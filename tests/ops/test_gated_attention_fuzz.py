@@ -89,6 +89,32 @@ def test_a_made_up_call_is_right(chunk: int, monkeypatch: pytest.MonkeyPatch) ->
             torch.testing.assert_close(gradients(call, got), gradients(call, wanted))
 
 
+@pytest.mark.parametrize("chunk", range(2))
+def test_a_made_up_call_is_right_in_triton(chunk: int) -> None:
+    """In float32, on the same numbers as the float64 reference, gradients included."""
+    pytest.importorskip("triton")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    for number in range(4):
+        draw = Random(50_000 + 4 * chunk + number)
+        call = made_up(draw)
+        call = {name: x.to(device) if isinstance(x, Tensor) else x for name, x in call.items()}
+        found, grads = [], []
+        for impl, dtype in (("reference", torch.float64), ("fused", torch.float32)):
+            own = {
+                name: x.float().to(dtype).requires_grad_() if isinstance(x, Tensor) and x.is_floating_point() else x
+                for name, x in call.items()
+            }
+            found.append(run(own, impl))
+            grads.append(gradients(own, found[-1]))
+        assert found[1].keys() == found[0].keys()
+        for name, x in found[0].items():
+            wanted = x.to(found[1][name].dtype)
+            torch.testing.assert_close(found[1][name], wanted, atol=1e-4, rtol=1e-4, msg=f"{number} {name}")
+        for wanted, got in zip(*grads, strict=True):
+            size = max(1.0, wanted.abs().max().item())
+            torch.testing.assert_close(got.double() / size, wanted / size, atol=1e-4, rtol=0.0, msg=f"{number}")
+
+
 SPOILED = ("rank", "cut", "dtype", "type")
 
 

@@ -36,33 +36,38 @@ class Tile(NamedTuple):
 
 
 def tile(kernel: Any, width: int, dtype: torch.dtype, where: Target) -> Tile:
-    """The tile of ``kernel`` for heads padded to ``width`` channels: large, but nothing spills."""
+    """The tile of ``kernel`` for heads padded to ``width`` channels: the largest known not to spill.
+
+    float32 is three TF32 products on NVIDIA, which keep both halves of every operand in registers: tiles are small.
+    Heads of more than 256 bytes a position are outside the productions; their tiles fit into shared memory.
+    """
     if where.backend == "interpreter":
         return Tile(128, 64, 4, 1)
     if kernel is row_terms:
         return Tile(32, 0, 4, 1)
-    if where.backend == "hip":
-        return _on_amd(kernel, width * dtype.itemsize)
-    wide = width * dtype.itemsize
-    if kernel in (key_mass_pass, survey_keys):
-        return Tile(64, 64, 4, 2) if wide <= 256 else Tile(32, 32, 4, 2)
-    if wide > 256:
-        return Tile(32, 32, 8 if width > 128 else 4, 1)
-    newer = where.name != "sm_80" and dtype != torch.float32
-    if kernel is attend_rows:
-        return Tile(128, 64, 8, 2) if newer else Tile(64, 64, 4, 2)
-    if kernel is query_gradient:
-        return Tile(128, 64, 8, 2) if newer else Tile(64, 64, 8, 2)
-    return Tile(32, 128, 8, 2) if newer else Tile(64, 64, 8, 2)
-
-
-def _on_amd(kernel: Any, wide: int) -> Tile:
-    """Tiles for a wavefront of 64 and 64 KiB of shared memory, where eight warps halve the registers of a thread."""
-    if kernel in (key_mass_pass, survey_keys):
-        return Tile(64, 64, 4, 2) if wide <= 256 else Tile(32, 32, 4, 1)
-    if wide > 256 or kernel is key_gradient:
-        return Tile(32, 32, 4, 1)
-    return Tile(64, 64, 4, 1)
+    score_alone, wide = kernel in (key_mass_pass, survey_keys), width * dtype.itemsize > 256
+    if where.backend == "hip":  # eight warps would halve the registers of a thread
+        if wide or kernel is key_gradient:
+            return Tile(32, 32, 4, 1)
+        return Tile(64, 64, 4, 2 if score_alone else 1)
+    older = where.name == "sm_80"
+    if dtype == torch.float32:
+        if score_alone:
+            return Tile(32, 32, 4, 1 if wide else 2)
+        if wide or kernel is key_gradient or (kernel is query_gradient and where.name in ("sm_80", "sm_90")):
+            return Tile(16, 32, 4, 1)
+        if kernel is attend_rows:
+            return Tile(16, 64, 4, 1) if older else Tile(64, 32, 4, 1)
+        return Tile(64, 32, 8, 1)
+    if wide:
+        return Tile(32, 32, 4, 2) if score_alone else Tile(32, 32, 8, 1)
+    if score_alone:
+        return Tile(64, 64, 4, 2)
+    if kernel is key_gradient:
+        return Tile(32, 64 if older else 128, 8, 2)
+    if older:
+        return Tile(64, 64, 4 if kernel is attend_rows else 8, 2)
+    return Tile(128, 64, 8, 2)
 
 
 def attend(

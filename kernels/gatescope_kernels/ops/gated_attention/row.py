@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gatescope_kernels.ops._row import Case, Op, Production, Work
+from gatescope_kernels.ops._row import Budget, Case, Op, Production, Work
 from gatescope_kernels.ops.gated_attention.api import (
     IMPLEMENTATIONS,
     STATISTICS,
@@ -126,7 +126,7 @@ ROW = Op(
         _attention_case("padding_window", {"hidden_share": 0.7, "visibility": _STREAMING}, B=2, T=130),
         _attention_case("padding_full", {"hidden_share": 0.5, "visibility": _FULL, "stats": ()}, B=2),
         _attention_case("padding_at_the_end_out_only", {"unread": (0, 41), "stats": ()} | _GATED, T=130, B=2),
-        _attention_case("packed_causal", _PACKED, T=130, H=4, G=2),
+        _attention_case("packed_causal", _PACKED, T=130),
         _attention_case("packed_out_only", _PACKED | {"stats": ()}, T=130),
         _attention_case("packed_out_only_sink", _TWO_PACKINGS | {"stats": (), "sink": "learned"}, T=130, B=2),
         _attention_case("packed_window_and_sink_tokens", _TWO_PACKINGS | {"visibility": _STREAMING}, T=130, B=2),
@@ -139,7 +139,7 @@ ROW = Op(
         _attention_case("packed_keys_beyond", {"lengths": ((5, 40, 18),), "stats": ("mass",), "keys": (0, 7, 39)}),
         _attention_case("one_head", {"gate": "element"}, H=1, K=64, V=64, T=48),
         _attention_case("every_head_its_own_keys", {"gate": "head"}, H=3, G=3, K=60, V=60, T=100),
-        _attention_case("one_key_head", {"sink": "learned"}, H=3, K=64, V=64, T=130),
+        _attention_case("one_key_head", {"sink": "learned"}, K=64, V=64, T=130),
         _attention_case("width_256", {"gate": "element"}, H=1, K=256, V=250, T=70),
         _attention_case("width_257", {"gate": "element"}, H=1, K=257, V=16, T=5),
         _attention_case("wide_values", {"gate": "element"}, V=24),
@@ -168,8 +168,18 @@ ROW = Op(
     unfused=frozenset({"width_257"}),
     productions=(
         _production(_attention_case("causal_statistics", _GATE, H=32, G=8, T=4096, K=128, V=128), torch.bfloat16),
-        _production(_attention_case("causal", _GATE | {"stats": ()}, H=32, G=8, T=4096, K=128, V=128), torch.bfloat16),
+        _production(
+            _attention_case("causal_mass", _GATE | {"stats": ("mass",)}, H=32, G=8, T=4096, K=128, V=128),
+            torch.bfloat16,
+        ),
         _production(_attention_case("causal_statistics", _GATE, H=12, G=4, T=2048, K=64, V=64), torch.float32),
     ),
-    budgets={},
+    budgets={
+        "attend_rows": Budget(5, {"sm_80": 12, "sm_90": 12, "sm_100": 12, "gfx942": 12}),
+        "key_mass_pass": Budget(2, {"sm_80": 12, "sm_90": 12, "sm_100": 12, "gfx942": 37}),
+        "survey_keys": Budget(1, {"sm_80": 12, "sm_90": 12, "sm_100": 12, "gfx942": 37}),
+        "row_terms": Budget(0, {"sm_80": 31, "sm_90": 31, "sm_100": 31, "gfx942": 87}),
+        "query_gradient": Budget(4, {"sm_80": 12, "sm_90": 12, "sm_100": 12, "gfx942": 12}),
+        "key_gradient": Budget(5, {"sm_80": 12, "sm_90": 12, "sm_100": 12, "gfx942": 12}),
+    },
 )
