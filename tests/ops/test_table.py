@@ -20,7 +20,7 @@ def test_folders_are_rows() -> None:
 
 
 @pytest.mark.parametrize("name", OPS)
-@pytest.mark.parametrize("file", ["api.py", "reference.py", "blockwise.py", "row.py", "README.md"])
+@pytest.mark.parametrize("file", ["api.py", "reference.py", "blockwise.py", "fused.py", "row.py", "bench.py", "README.md"])
 def test_folder_is_complete(name: str, file: str) -> None:
     assert (FOLDER / name / file).stat().st_size > 0
 
@@ -28,7 +28,8 @@ def test_folder_is_complete(name: str, file: str) -> None:
 @pytest.mark.parametrize("op", OPS.values(), ids=OPS)
 def test_row_describes_the_op(op: Op) -> None:
     assert len({case.name for case in op.cases}) == len(op.cases)
-    assert {"reference", "blockwise"} <= set(op.implementations)
+    assert set(op.implementations) == {"reference", "blockwise", "fused"}
+    assert op.unfused < {case.name for case in op.cases}
     assert op.budget.keys() == op.gradient_budget.keys()
     arguments, results = set(), set()
     for case in op.cases:

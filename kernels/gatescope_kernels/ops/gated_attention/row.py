@@ -149,6 +149,10 @@ ROW = Op(
         _attention_case("gate_shut", {"gate": "element", "gate_value": 0.0}),
         _attention_case("gate_huge", {"gate": "head", "gate_value": 1e4}),
         _attention_case("scale_given", {"scale": 0.7}),
+        _attention_case("soft_cap", {"softcap": 1.5, "sink": "learned", "keys": (0, 5, 62)}),
+        _attention_case("soft_cap_window", {"softcap": 1.5, "visibility": _STREAMING, "hidden_share": 0.3}, T=130),
+        _attention_case("soft_cap_out_only", {"softcap": 30.0, "stats": ()}),
+        _attention_case("soft_cap_documents", {"softcap": 1.5} | _PACKED, T=130),
         _attention_case("scale_zero", {"scale": 0.0, "stats": ("entropy", "mass", "key_mass")}),
         _attention_case("large_logits", _LARGE | _GATED, error_scale=8.0),
         _attention_case("large_logits_out_only", _LARGE | {"stats": ()}, error_scale=8.0),
@@ -165,7 +169,7 @@ ROW = Op(
     gradient_budget={torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 6e-3, torch.bfloat16: 5e-2},
     implementations=tuple(IMPLEMENTATIONS),
     contests=contests,
-    unfused=frozenset({"width_257"}),
+    unfused=frozenset({"width_257", "soft_cap", "soft_cap_window", "soft_cap_out_only", "soft_cap_documents"}),
     productions=(
         _production(_attention_case("causal_statistics", _GATE, H=32, G=8, T=4096, K=128, V=128), torch.bfloat16),
         _production(
