@@ -17,7 +17,7 @@ from gatescope import checkpoints, records, specs
 from gatescope.errors import DataError, NonFiniteError, Refusal
 from gatescope.models import LMConfig, TinyLM, next_token_nll
 from gatescope.probes import Probe
-from gatescope.scope import Scope
+from gatescope.recorder import measure
 
 _CHECKPOINT, _RECORDS = "training.safetensors", "records"
 
@@ -201,15 +201,10 @@ class Training:
             f"lower lr (now {self.spec.lr_at(self.step):g}); training.model still holds the weights before this step",
         )
 
-    @torch.no_grad()
     def _measure(self) -> xr.Dataset:
         tokens, _ = self.task.batch((self.spec.seed, 0, 1), self.spec.record_batch)
-        for probe in self.probes:
-            probe.reset()
-        with Scope(self.model, probes=self.probes) as scope:
-            self.model(tokens)
-        # Without the time, a resumed run ends with the records of an uninterrupted one.
-        record = self._records[self.step] = scope.record(seed=self.spec.seed, created=False)
+        record = measure(self.model, self.probes, lambda model: model(tokens), seed=self.spec.seed)
+        self._records[self.step] = record
         self._unsaved.append(self.step)
         return record
 

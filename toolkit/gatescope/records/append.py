@@ -344,14 +344,14 @@ def _layout(group: Any, record: xr.Dataset) -> None:
             dimension_names=("step", *map(str, variable.dims)),
             attributes=encoded(variable.attrs, repr(name)),
         )
-    for name, label in record.coords.items():
+    for coordinate, label in record.coords.items():
         text = label.dtype.kind in "OUT"
         array = group.create_array(
-            str(name),
+            str(coordinate),
             shape=label.shape,
             dtype=str if text else label.dtype,
             dimension_names=tuple(map(str, label.dims)),
-            attributes=encoded(label.attrs, repr(name)),
+            attributes=encoded(label.attrs, repr(coordinate)),
         )
         array[...] = label.values.astype(str).astype(object) if text else label.values
 
