@@ -56,8 +56,8 @@ def _recurrence(task: str, T: int, device: str, vector: bool, delta: bool) -> Co
         task += " (install fla-core and einops to see flash-linear-attention here)"
     elif device == "cuda":
         baselines["flash-linear-attention's chunks"] = lambda: _step(_fla_chunks(delta), leaves, dout)
-    else:
-        baselines["flash-linear-attention's recurrence"] = lambda: _step(_fla_recurrence(delta), leaves, dout)
+    elif not delta:
+        baselines["flash-linear-attention's recurrence"] = lambda: _step(_fla_recurrence(), leaves, dout)
     return Contest(
         op=_NAME,
         task=task,
@@ -83,9 +83,7 @@ def fla_naive(op: str, function: str) -> Callable[..., tuple[Tensor, Tensor]]:
     return getattr(module, function)
 
 
-def _fla_recurrence(delta: bool) -> Callable[..., Tensor]:
-    if delta:
-        return _positions_first(fla_naive("gated_delta_rule", "naive_recurrent_gated_delta_rule"))
+def _fla_recurrence() -> Callable[..., Tensor]:
     return _positions_first(fla_naive("gla", "naive_recurrent_gla"), g="gk")
 
 
@@ -96,7 +94,7 @@ def _fla_chunks(delta: bool) -> Callable[..., Tensor]:
         return _positions_first(chunk_gated_delta_rule)
     from fla.ops.gla import chunk_gla
 
-    return _positions_first(chunk_gla, g="g")
+    return _positions_first(chunk_gla)
 
 
 def _positions_first(run: Callable[..., Any], g: str = "g") -> Callable[..., Tensor]:
