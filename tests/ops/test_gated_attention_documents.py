@@ -134,7 +134,7 @@ def test_a_padded_batch_is_one_more_document(dtype: torch.dtype) -> None:
 def scores_visited(T: int, documents: Tensor | None, **options: Any) -> int:
     x = torch.empty(1 if documents is None else documents.shape[0], 1, T, 4)
     rule = Visibility(**options)
-    problem, _ = resolve(x, x, x, None, "multiply", None, rule, None, documents, None, STATISTICS, (0,))
+    problem, _ = resolve(x, x, x, None, "multiply", None, rule, None, documents, None, None, STATISTICS, (0,))
     return sum((s.n1 - s.n0) * (s.i1 - s.i0) * s.width for s in strips.strips(problem))
 
 
@@ -177,7 +177,7 @@ def test_calls_of_the_flash_kernel(
     x = torch.empty(B, 1, T, 4)
     documents = None if lengths is None else torch.stack([ids(of_sample) for of_sample in lengths])
     key_mask = None if unread is None else torch.arange(T) < T - torch.tensor(unread)[:, None]
-    problem, _ = resolve(x, x, x, None, "multiply", None, Visibility(), key_mask, documents, None, (), ())
+    problem, _ = resolve(x, x, x, None, "multiply", None, Visibility(), key_mask, documents, None, None, (), ())
     found = flash.flash_calls(x, x, problem)
     assert (None if found is None else len(found)) == calls
 
@@ -185,5 +185,5 @@ def test_calls_of_the_flash_kernel(
 def test_padding_in_the_middle_is_left_to_strips() -> None:
     x, key_mask = torch.empty(1, 1, 130, 4), torch.ones(1, 130, dtype=torch.bool)
     key_mask[0, 50] = False
-    problem, _ = resolve(x, x, x, None, "multiply", None, Visibility(), key_mask, None, None, (), ())
+    problem, _ = resolve(x, x, x, None, "multiply", None, Visibility(), key_mask, None, None, None, (), ())
     assert flash.flash_calls(x, x, problem) is None

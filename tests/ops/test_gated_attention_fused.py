@@ -9,7 +9,6 @@ import torch
 from gatescope_kernels import STATISTICS, Visibility, gated_attention, gated_attention_with_stats
 from torch import Tensor
 
-pytest.importorskip("triton")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 

@@ -92,7 +92,6 @@ def test_a_made_up_call_is_right(chunk: int, monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize("chunk", range(2))
 def test_a_made_up_call_is_right_in_triton(chunk: int) -> None:
     """In float32, on the same numbers as the float64 reference, gradients included."""
-    pytest.importorskip("triton")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     for number in range(4):
         draw = Random(50_000 + 4 * chunk + number)
