@@ -71,8 +71,9 @@ def faults(compiled: Compiled, budget: Budget | None) -> Iterator[str]:
         return
     if compiled.spilled:
         yield f"spills {compiled.spilled} bytes"
-    if compiled.products != budget.products:
-        yield f"{compiled.products} matrix products, budget {budget.products}"
+    products = (budget.products,) if isinstance(budget.products, int) else budget.products
+    if compiled.products not in products:
+        yield f"{compiled.products} matrix products, budget {' or '.join(map(str, products))}"
     if compiled.scalar_products:
         yield f"{compiled.scalar_products} matrix products without tensor cores"
     if compiled.products and not compiled.instructions:

@@ -88,6 +88,11 @@ def test_a_fault_is_named(change: dict, words: str) -> None:
     assert words in " ".join(faults(replace(GOOD, **change), Budget(2, OCCUPANCY)))
 
 
+def test_a_budget_may_name_several_numbers_of_products() -> None:
+    assert list(faults(GOOD, Budget((1, 2), OCCUPANCY))) == []
+    assert "2 matrix products, budget 1 or 3" in " ".join(faults(GOOD, Budget((1, 3), OCCUPANCY)))
+
+
 def test_a_kernel_without_a_budget_and_a_budget_without_a_kernel_are_faults() -> None:
     assert list(faults(GOOD, None)) == ["no budget in the row"]
     op = OPS["polynorm"]

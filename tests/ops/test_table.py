@@ -20,7 +20,9 @@ def test_folders_are_rows() -> None:
 
 
 @pytest.mark.parametrize("name", OPS)
-@pytest.mark.parametrize("file", ["api.py", "reference.py", "blockwise.py", "fused.py", "row.py", "bench.py", "README.md"])
+@pytest.mark.parametrize(
+    "file", ["api.py", "reference.py", "blockwise.py", "fused.py", "row.py", "bench.py", "README.md"]
+)
 def test_folder_is_complete(name: str, file: str) -> None:
     assert (FOLDER / name / file).stat().st_size > 0
 

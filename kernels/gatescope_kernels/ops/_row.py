@@ -49,11 +49,11 @@ class Budget:
     """What the compiled form of one Triton kernel has to keep to, in every production; spills are never allowed.
 
     products   matrix products in it (tt.dot in its TTIR: a loop counts once, an unrolled one each time), each of
-               which must run on tensor cores
+               which must run on tensor cores; more than one number where productions ask the kernel for more or less
     occupancy  by target, the least share of a multiprocessor's warps that can be resident, in percent
     """
 
-    products: int
+    products: int | tuple[int, ...]
     occupancy: dict[str, int]
 
 

@@ -176,14 +176,15 @@ ROW = Op(
             _attention_case("causal_mass", _GATE | {"stats": ("mass",)}, H=32, G=8, T=4096, K=128, V=128),
             torch.bfloat16,
         ),
+        _production(_attention_case("causal", _GATE | {"stats": ()}, H=32, G=8, T=4096, K=128, V=128), torch.bfloat16),
         _production(_attention_case("causal_statistics", _GATE, H=12, G=4, T=2048, K=64, V=64), torch.float32),
     ),
     budgets={
-        "attend_rows": Budget(5, {"sm_80": 12, "sm_90": 12, "sm_100": 12, "gfx942": 12}),
+        "attend_rows": Budget((4, 5), {"sm_80": 12, "sm_90": 12, "sm_100": 12, "gfx942": 12}),
         "key_mass_pass": Budget(2, {"sm_80": 12, "sm_90": 12, "sm_100": 12, "gfx942": 37}),
         "survey_keys": Budget(1, {"sm_80": 12, "sm_90": 12, "sm_100": 12, "gfx942": 37}),
         "row_terms": Budget(0, {"sm_80": 31, "sm_90": 31, "sm_100": 31, "gfx942": 87}),
-        "query_gradient": Budget(4, {"sm_80": 12, "sm_90": 12, "sm_100": 12, "gfx942": 12}),
-        "key_gradient": Budget(5, {"sm_80": 12, "sm_90": 12, "sm_100": 12, "gfx942": 12}),
+        "query_gradient": Budget((3, 4), {"sm_80": 12, "sm_90": 12, "sm_100": 12, "gfx942": 12}),
+        "key_gradient": Budget((4, 5), {"sm_80": 12, "sm_90": 12, "sm_100": 12, "gfx942": 12}),
     },
 )
