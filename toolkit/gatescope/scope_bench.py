@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from functools import cache
+from functools import cache, partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -41,7 +41,7 @@ def _contest(task: str, T: int, device: str, baselines: dict[str, Callable[[int,
         dtype="float32",
         device=device,
         ours=lambda: _scoped(T, device),
-        baselines={name: lambda run=run: run(T, device) for name, run in baselines.items()},
+        baselines={name: partial(run, T, device) for name, run in baselines.items()},
     )
 
 
@@ -50,17 +50,9 @@ def gpt2(T: int, device: str, attention: str = "sdpa") -> Any:
     """GPT-2 small with random weights and room for T tokens; the same weights under every attention."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    config = GPT2Config(
-        vocab_size=VOCAB,
-        n_positions=T,
-        n_embd=WIDTH,
-        n_layer=LAYERS,
-        n_head=HEADS,
-        bos_token_id=0,
-        eos_token_id=0,
-        use_cache=False,
-        attn_implementation=attention,
-    )
+    sizes: dict[str, Any] = {"vocab_size": VOCAB, "n_positions": T, "n_embd": WIDTH, "n_layer": LAYERS, "n_head": HEADS}
+    fixed: dict[str, Any] = {"bos_token_id": 0, "eos_token_id": 0, "use_cache": False}
+    config = GPT2Config(**sizes, **fixed | {"attn_implementation": attention})
     if attention != "sdpa":
         with torch.device("meta"):
             model = GPT2LMHeadModel(config)
@@ -69,7 +61,8 @@ def gpt2(T: int, device: str, attention: str = "sdpa") -> Any:
         return model.eval()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return GPT2LMHeadModel(config).to(device).eval()
+        drawn: Any = GPT2LMHeadModel(config)
+    return drawn.to(device).eval()
 
 
 @cache
