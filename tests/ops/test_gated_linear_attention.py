@@ -106,7 +106,7 @@ def householder(
 @pytest.mark.parametrize("delta", [False, True])
 @pytest.mark.parametrize("vector", [False, True])
 def test_equals_the_quadratic_form(impl: str, T: int, vector: bool, delta: bool, extreme: bool) -> None:
-    inputs = made(1 if impl == "fused" else 2, 2, T, 5, 4, vector=vector, delta=delta)
+    inputs = made(*((1, 1) if impl == "fused" else (2, 2)), T, 5, 4, vector=vector, delta=delta)
     if extreme:
         inputs["g"] = forget_some(inputs["g"])
     leaves = [x.requires_grad_() for x in inputs.values()]
@@ -140,7 +140,7 @@ def test_delta_rule_equals_transformers() -> None:
 )
 @pytest.mark.parametrize("delta", [False, True])
 def test_a_stream_is_the_whole_sequence(impl: str, delta: bool, lengths: tuple[int, ...]) -> None:
-    inputs = made(1, 2, sum(lengths), 6, 5, vector=not delta, delta=delta)
+    inputs = made(1, 1, sum(lengths), 6, 5, vector=not delta, delta=delta)
     state = inputs.pop("initial_state")
     wanted = gated_linear_attention(**inputs, initial_state=state, impl="reference")
     outputs = []
@@ -177,7 +177,7 @@ def test_any_shape_matches_the_reference(B, H, T, K, V, vector, delta, extreme) 
     torch.testing.assert_close(gated_linear_attention(**inputs, impl="blockwise"), wanted)
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(4))
 def test_kernels_on_any_shape_match_the_reference(seed: int) -> None:
     dice = random.Random(seed)
     B, H, T, K, V = dice.randint(1, 2), 1, dice.randint(1, 150), dice.randint(1, 40), dice.randint(1, 300)
@@ -196,7 +196,7 @@ def test_kernels_on_any_shape_match_the_reference(seed: int) -> None:
 @pytest.mark.parametrize("vector", [False, True])
 def test_kernels_compute_the_same_with_small_tiles(vector: bool, delta: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Chunks of 16 tokens, several tiles of channels and of values, the last of each cut off."""
-    inputs = {name: x.float() for name, x in made(1, 1, 40, 40, 40, vector=vector, delta=delta).items()}
+    inputs = {name: x.float() for name, x in made(1, 1, 20, 20, 20, vector=vector, delta=delta).items()}
     leaves = [x.requires_grad_() for x in inputs.values()]
     tiles, few = fused.tiles, dict.fromkeys(("C", "pairs", "gradients", "reads", "carried", "values"), 16)
     results = []
@@ -252,7 +252,7 @@ def test_chunk_and_span_change_nothing(delta: bool, T: int, monkeypatch: pytest.
 
 @pytest.mark.parametrize("used", ["out", "final"])
 def test_gradients_when_one_result_is_used(used: str) -> None:
-    inputs = made(1, 2, 70, 4, 3, vector=True, delta=True)
+    inputs = made(1, 1, 70, 4, 3, vector=True, delta=True)
     leaves = [x.requires_grad_() for name, x in inputs.items() if used == "out" or name != "q"]
     grads = []
     for impl in IMPLS:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid, normalize
 
 IMPLS = OPS["gated_linear_attention"].implementations
-B, H, T, K, V = 1, 2, 70, 8, 6
+B, H, T, K, V = 1, 1, 70, 8, 6
 
 
 def made(vector: bool, delta: bool, strongest: float) -> dict[str, Tensor]:
