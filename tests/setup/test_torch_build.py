@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import threading
 from pathlib import Path
 
 import pytest
@@ -43,16 +43,19 @@ def test_a_local_index_is_reachable_when_it_exists(tmp_path: Path) -> None:
 
 
 def test_a_hanging_name_lookup_does_not_hang_the_set_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
+    asking, over = [], threading.Event()
 
     def hang(*_: object, **__: object) -> None:
-        asked.append(True)
-        time.sleep(60)
+        asking.append(threading.current_thread())
+        over.wait(60)
+        raise OSError("the name was never found")
 
     monkeypatch.setattr(torch_build.urllib.request, "urlopen", hang)
     # The wait is one second longer than what urlopen is given.
     assert not torch_build.is_reachable("https://index.invalid/whl", seconds=-0.9)
-    assert asked
+    assert asking[0].is_alive()
+    over.set()
+    asking[0].join()
 
 
 def _report(*names: str) -> dict[str, list[dict[str, dict[str, str]]]]:
