@@ -59,70 +59,51 @@ def _tflops(half: int, single: int) -> dict[torch.dtype, int]:
 
 #: Three products in TF32 make one in float32.
 _TF32_PRODUCTS = 3
-_KIB = 1024
+
+
+def _nvidia(
+    architecture: int, device: str, shared_kib: int, tensor_columns: int, half: int, tf32: int, gigabytes_s: int
+) -> Machine:
+    """What the data-centre devices since sm_80 share, and where they differ."""
+    return Machine(
+        Target(f"sm_{architecture}", "cuda"),
+        device,
+        architecture,
+        threads=32,
+        warps=64,
+        registers=1 << 14,
+        register_unit=8,
+        shared_bytes=shared_kib * 1024,
+        shared_reserved=1024,
+        blocks=32,
+        tensor_columns=tensor_columns,
+        tflops=_tflops(half, tf32 // _TF32_PRODUCTS),
+        gigabytes_s=gigabytes_s,
+    )
+
+
+_MI300X = Machine(
+    Target("gfx942", "hip"),
+    "MI300X",
+    "gfx942",
+    threads=64,
+    warps=32,
+    registers=512 * 64,
+    register_unit=8,
+    shared_bytes=64 * 1024,
+    shared_reserved=0,
+    blocks=32,
+    tensor_columns=0,
+    tflops=_tflops(1307, 163),
+    gigabytes_s=5300,
+)
 
 MACHINES: dict[str, Machine] = {
     machine.target.name: machine
     for machine in (
-        Machine(
-            Target("sm_80", "cuda"),
-            "A100",
-            80,
-            threads=32,
-            warps=64,
-            registers=1 << 14,
-            register_unit=8,
-            shared_bytes=164 * _KIB,
-            shared_reserved=_KIB,
-            blocks=32,
-            tensor_columns=0,
-            tflops=_tflops(312, 156 // _TF32_PRODUCTS),
-            gigabytes_s=2039,
-        ),
-        Machine(
-            Target("sm_90", "cuda"),
-            "H100",
-            90,
-            threads=32,
-            warps=64,
-            registers=1 << 14,
-            register_unit=8,
-            shared_bytes=228 * _KIB,
-            shared_reserved=_KIB,
-            blocks=32,
-            tensor_columns=0,
-            tflops=_tflops(989, 495 // _TF32_PRODUCTS),
-            gigabytes_s=3350,
-        ),
-        Machine(
-            Target("sm_100", "cuda"),
-            "B200",
-            100,
-            threads=32,
-            warps=64,
-            registers=1 << 14,
-            register_unit=8,
-            shared_bytes=228 * _KIB,
-            shared_reserved=_KIB,
-            blocks=32,
-            tensor_columns=512,
-            tflops=_tflops(2250, 1125 // _TF32_PRODUCTS),
-            gigabytes_s=8000,
-        ),
-        Machine(
-            Target("gfx942", "hip"),
-            "MI300X",
-            "gfx942",
-            threads=64,
-            warps=32,
-            registers=512 * 64,
-            register_unit=8,
-            shared_bytes=64 * _KIB,
-            shared_reserved=0,
-            blocks=32,
-            tensor_columns=0,
-            tflops=_tflops(1307, 163),
-            gigabytes_s=5300,
-        ),
+        _nvidia(80, "A100", shared_kib=164, tensor_columns=0, half=312, tf32=156, gigabytes_s=2039),
+        _nvidia(90, "H100", shared_kib=228, tensor_columns=0, half=989, tf32=495, gigabytes_s=3350),
+        _nvidia(100, "B200", shared_kib=228, tensor_columns=512, half=2250, tf32=1125, gigabytes_s=8000),
+        _MI300X,
     )
 }
