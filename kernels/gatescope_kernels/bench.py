@@ -31,6 +31,8 @@ GROUP = "gatescope.bench"
 OURS = "gatescope"
 #: A timing shorter than this repeats its contestant, so that the clock's grain does not show.
 SHORTEST_S = 2e-3
+#: A contest that would take longer has fewer rounds, three at least; its rows say how many.
+LONGEST_S = 60.0
 
 Contestant = Callable[[], dict[str, Tensor]]
 
@@ -109,7 +111,8 @@ class Timing:
 
 
 def hold(contest: Contest, rounds: int) -> list[Timing]:
-    """Compare results, then time all contestants in turn, ``rounds`` times, and take medians.
+    """Compare results, then time all contestants in turn, ``rounds`` times or as often as a minute allows, and take
+    medians.
 
     Raises Refusal where a baseline computes something else than we do: such times would not be comparable.
     """
@@ -118,7 +121,9 @@ def hold(contest: Contest, rounds: int) -> list[Timing]:
     agreements = {OURS: ((), 0.0)} | {
         name: _agree(contest, name, ours, run()) for name, run in runners.items() if name != OURS
     }
-    repeats = {name: max(1, round(SHORTEST_S / _seconds(run, 1, contest.device))) for name, run in runners.items()}
+    once = {name: _seconds(run, 1, contest.device) for name, run in runners.items()}
+    repeats = {name: max(1, round(SHORTEST_S / seconds)) for name, seconds in once.items()}
+    rounds = min(rounds, max(3, int(LONGEST_S / sum(max(SHORTEST_S, seconds) for seconds in once.values()))))
     times: dict[str, list[float]] = {name: [] for name in runners}
     for _ in range(rounds):
         for name, run in runners.items():

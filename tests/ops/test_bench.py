@@ -34,6 +34,13 @@ def test_equal_results_are_timed() -> None:
     assert theirs.torch == torch.__version__
 
 
+def test_a_long_contest_has_fewer_rounds_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench, "_seconds", lambda *_: 6.0)
+    assert {timing.rounds for timing in hold(contest({"out": torch.ones(3)}), rounds=11)} == {5}
+    monkeypatch.setattr(bench, "_seconds", lambda *_: 600.0)
+    assert {timing.rounds for timing in hold(contest({"out": torch.ones(3)}), rounds=11)} == {3}
+
+
 @pytest.mark.parametrize(
     ("theirs", "words"),
     [
