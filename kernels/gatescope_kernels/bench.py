@@ -8,7 +8,6 @@ contests.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import statistics
@@ -24,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gatescope_kernels.command import Command
+from gatescope_kernels.command import Command, check_json, write_json
 from gatescope_kernels.errors import Refusal
 
 GROUP = "gatescope.bench"
@@ -227,8 +226,7 @@ def _configure(parser: argparse.ArgumentParser) -> None:
 def _run(args: argparse.Namespace) -> int:
     if args.threads < 1:
         raise Refusal("bench", "--threads >= 1", str(args.threads), "use --threads 1 for one thread")
-    if args.json is not None and not args.json.parent.is_dir():
-        raise Refusal("bench", "--json in a folder that exists", str(args.json), f"create {args.json.parent}")
+    check_json("bench", args.json)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     before = torch.get_num_threads()
     torch.set_num_threads(args.threads)
@@ -246,9 +244,7 @@ def _run(args: argparse.Namespace) -> int:
     finally:
         torch.set_num_threads(before)
     if args.json is not None:
-        partial = args.json.with_name(args.json.name + ".partial")
-        partial.write_text(json.dumps([asdict(timing) for timing in timings], indent=1) + "\n", encoding="utf-8")
-        partial.replace(args.json)
+        write_json(args.json, [asdict(timing) for timing in timings])
         print(f"\n{len(timings)} timings written to {args.json}", file=sys.stderr)
     return 0
 

@@ -7,7 +7,6 @@ chooses for the machine. Budgets stand in the row. Exit status 1 says that one i
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import os
 import sys
@@ -20,7 +19,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from gatescope_kernels.command import Command
+from gatescope_kernels.command import Command, check_json, write_json
 from gatescope_kernels.compiled import Compiled, compile_launch, distinct
 from gatescope_kernels.errors import Refusal
 from gatescope_kernels.ops._launch import Launch, interpreted, recording
@@ -145,8 +144,7 @@ def _run(args: argparse.Namespace) -> int:
         raise Refusal("compile-report", wanted, "TRITON_INTERPRET=1, which interprets them", "unset TRITON_INTERPRET")
     if args.op is not None and args.op not in OPS:
         raise Refusal("compile-report", f"--op one of {', '.join(OPS)}", repr(args.op), "leave --op out for all")
-    if args.json is not None and not args.json.parent.is_dir():
-        raise Refusal("compile-report", "--json in a folder that exists", str(args.json), f"create {args.json.parent}")
+    check_json("compile-report", args.json)
     ops = [op for op in OPS.values() if args.op in (None, op.name)]
     targets = tuple(args.target or MACHINES)
     everything: list[Verdict] = []
@@ -168,9 +166,7 @@ def _run(args: argparse.Namespace) -> int:
         every_bound += found
     if args.json is not None:
         rows = {"kernels": [asdict(verdict) for verdict in everything], "roofline": [asdict(b) for b in every_bound]}
-        partial = args.json.with_name(args.json.name + ".partial")
-        partial.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-        partial.replace(args.json)
+        write_json(args.json, rows)
     compiled = f"{len(everything)} kernels for {', '.join(targets)}"
     print(
         f"\n{compiled}: {f'{broken} outside their budgets' if broken else 'all within their budgets'}", file=sys.stderr

@@ -134,3 +134,13 @@ def launch(kernel: Any, grid: tuple[int, ...], *args: Any, warps: int = 4, stage
         return
     with torch.cuda.device(device):
         kernel[grid](*args, **constexprs, num_warps=warps, num_stages=stages)
+
+
+def padded(width: int) -> int:
+    """Channels of a tile: the next power of two, and at least the 16 that tensor cores take."""
+    return max(16, 1 << (width - 1).bit_length())
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """``x`` with the channels of a row next to each other, as kernels read them: itself, or a copy."""
+    return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()

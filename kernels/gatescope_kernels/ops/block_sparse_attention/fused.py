@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from gatescope_kernels.ops._launch import launch, precision, target
+from gatescope_kernels.ops._launch import channels_last, launch, padded, precision, target
 from gatescope_kernels.ops.block_sparse_attention.fused_backward import sparse_backward_keys, sparse_backward_queries
 from gatescope_kernels.ops.block_sparse_attention.fused_block_max import block_maxima, row_maxima
 from gatescope_kernels.ops.block_sparse_attention.fused_forward import sparse_forward
@@ -43,8 +43,8 @@ def _tile(kernel: str, x: Tensor, width: int, rows: int, block: int) -> dict[str
     own_block = kernel in {"backward_keys", "row_maxima"}  # a tile's keys lie in one block there
     machine = target(x)
     if machine.name == "interpreter":
-        return {"ROWS": min(64, _padded(rows)), "KEYS": min(64, _padded(block)) if own_block else 64}
-    half, narrow = x.element_size() == 2, _padded(width) * x.element_size() <= 256
+        return {"ROWS": min(64, padded(rows)), "KEYS": min(64, padded(block)) if own_block else 64}
+    half, narrow = x.element_size() == 2, padded(width) * x.element_size() <= 256
     ROWS, KEYS, warps = (_HALF if half else _SINGLE)[kernel][0 if narrow else 1]
     if half and narrow:
         if kernel == "forward" and rows < ROWS:
@@ -54,16 +54,11 @@ def _tile(kernel: str, x: Tensor, width: int, rows: int, block: int) -> dict[str
         if kernel == "backward_keys" and machine.backend == "cuda" and machine.name not in {"sm_100", "sm_103"}:
             ROWS, warps = 64, 8
     return {
-        "ROWS": min(ROWS, _padded(rows)),
-        "KEYS": min(KEYS, _padded(block)) if own_block else KEYS,
+        "ROWS": min(ROWS, padded(rows)),
+        "KEYS": min(KEYS, padded(block)) if own_block else KEYS,
         "warps": warps,
         "stages": 2,
     }
-
-
-def _padded(width: int) -> int:
-    """The next power of two; products need at least 16."""
-    return max(16, triton.next_power_of_2(width))
 
 
 def attend(
@@ -87,7 +82,7 @@ class _Attend(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         ctx.set_materialize_grads(False)
         ctx.problem = problem
-        q, k, v = (_channels_last(x) for x in (q, k, v))
+        q, k, v = (channels_last(x) for x in (q, k, v))
         launches = _Launches(q, k, v, block_mask.shape[1], problem)
         out, lse = launches.forward(keys_of_queries(block_mask, problem.grid))
         ctx.save_for_backward(q, k, v, block_mask, out, lse)
@@ -98,7 +93,7 @@ class _Attend(torch.autograd.Function):
     def backward(ctx: Any, d_out: Tensor | None, d_lse: Tensor | None = None) -> tuple[Tensor | None, ...]:
         q, k, v, block_mask, out, lse = ctx.saved_tensors
         grid = ctx.problem.grid
-        d_out = torch.zeros_like(out) if d_out is None else _channels_last(d_out)
+        d_out = torch.zeros_like(out) if d_out is None else channels_last(d_out)
         d_lse = None if d_lse is None else d_lse.contiguous()
         launches = _Launches(q, k, v, block_mask.shape[1], ctx.problem)
         dq, delta = launches.backward_queries(keys_of_queries(block_mask, grid), out, lse, d_out, d_lse)
@@ -123,8 +118,8 @@ class _Launches:
         self.constants: dict[str, Any] = {
             "K": self.K,
             "V": self.V,
-            "KP": _padded(self.K),
-            "VP": _padded(self.V),
+            "KP": padded(self.K),
+            "VP": padded(self.V),
             "BLOCK": grid.block,
             "TILE": grid.tile,
             "R": self.heads,
@@ -189,7 +184,7 @@ class _Launches:
 def block_max(q: Float[Tensor, "B H T K"], k: Float[Tensor, "B G S K"], problem: Problem) -> Float[Tensor, "B H nQ nS"]:
     """max of A_ij over the rows i and keys j of each block; 0 where a block holds no visible pair."""
     grid, heads = problem.grid, problem.B * problem.H
-    q, k = _channels_last(q), _channels_last(k)
+    q, k = channels_last(q), channels_last(k)
     K = q.shape[3]
     tile = _tile("row_maxima", q, K, grid.T, grid.block)
     highest = torch.empty(heads, grid.nS, grid.T, dtype=torch.float32, device=q.device)
@@ -201,7 +196,7 @@ def block_max(q: Float[Tensor, "B H T K"], k: Float[Tensor, "B G S K"], problem:
         *(problem.H, problem.G, grid.T, grid.S, grid.nS, problem.scale * LOG2_E),
         **tile,
         K=K,
-        KP=_padded(K),
+        KP=padded(K),
         BLOCK=grid.block,
         CAUSAL=grid.causal,
         PRECISION=precision(q),
@@ -217,8 +212,3 @@ def block_max(q: Float[Tensor, "B H T K"], k: Float[Tensor, "B G S K"], problem:
         CAUSAL=grid.causal,
     )
     return largest
-
-
-def _channels_last(x: Tensor) -> Tensor:
-    """``x`` with the channels of a row next to each other: itself, or a copy, which is cheap beside the products."""
-    return x if x.stride(-1) == 1 else x.contiguous()

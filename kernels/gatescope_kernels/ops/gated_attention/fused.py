@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from gatescope_kernels.ops._launch import Target, launch, precision, target
+from gatescope_kernels.ops._launch import Target, channels_last, launch, padded, precision, target
 from gatescope_kernels.ops.gated_attention.backward import Upstream
 from gatescope_kernels.ops.gated_attention.fused_backward import (
     key_gradient,
@@ -112,7 +112,7 @@ class _Sides:
         return cls(problem, q.shape[-1], v.shape[-1], q.dtype, target(q), precision(q), mask, chosen)
 
     def tile(self, kernel: Any) -> Tile:
-        return tile(kernel, max(_padded(self.K), _padded(self.V)), self.dtype, self.where)
+        return tile(kernel, max(padded(self.K), padded(self.V)), self.dtype, self.where)
 
     @property
     def visible(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
@@ -126,11 +126,11 @@ class _Sides:
 
     def constants(self, t: Tile, *, values: bool = True) -> dict[str, Any]:
         p = self.problem
-        of_values = {"V": self.V, "VP": _padded(self.V)} if values else {}
+        of_values = {"V": self.V, "VP": padded(self.V)} if values else {}
         return of_values | {
             "R": p.H // p.G,
             "K": self.K,
-            "KP": _padded(self.K),
+            "KP": padded(self.K),
             "M": t.rows,
             "N": t.keys,
             "CAUSAL": p.visibility.causal,
@@ -147,8 +147,8 @@ class _Attend(torch.autograd.Function):
         ctx: Any, q: Tensor, k: Tensor, v: Tensor, gate: Tensor | None, sink: Tensor | None, combine: str, p: Problem
     ) -> tuple:
         ctx.set_materialize_grads(False)
-        q, k, v = (_readable(x) for x in (q, k, v))
-        gate = None if gate is None else _readable(gate)
+        q, k, v = (channels_last(x) for x in (q, k, v))
+        gate = None if gate is None else channels_last(gate)
         s = _Sides.of(q, v, p)
         needs_q, needs_k, needs_v, needs_gate, needs_sink, *_ = ctx.needs_input_grad
         add = combine == "add"
@@ -189,7 +189,7 @@ class _Attend(torch.autograd.Function):
         q, k, v, gate, sink, out, plain, lse, entropy, mass = ctx.saved_tensors
         needs_q, needs_k, needs_v, needs_gate, needs_sink, *_ = ctx.needs_input_grad
         up = Upstream(grads[0], *(x if x is None else x.contiguous() for x in grads[1:]))
-        d_out = torch.zeros_like(out) if up.out is None else _readable(up.out)
+        d_out = torch.zeros_like(out) if up.out is None else channels_last(up.out)
         chosen_terms = None if up.mass is None else mass * up.mass
 
         mean = None if up.key_mass is None else torch.empty_like(lse)
@@ -217,7 +217,7 @@ class _Attend(torch.autograd.Function):
             up.lse, up.entropy, chosen_terms, mean, up.sink_mass,
             a, d_y if multiplied else None, d_gate if multiplied else None, d_sink_rows,
             *_strides(d_out, gate), p.H, p.T, len(p.keys),
-            V=s.V, VP=_padded(s.V), M=t.rows, ELEMENTWISE=multiplied and gate.shape[-1] > 1,
+            V=s.V, VP=padded(s.V), M=t.rows, ELEMENTWISE=multiplied and gate.shape[-1] > 1,
             GATED=multiplied and plain is None, warps=t.warps, stages=t.stages,
         )  # fmt: skip
         d_sink = d_sink_rows.sum((0, 2)).to(sink.dtype) if needs_sink else None
@@ -239,16 +239,6 @@ class _Attend(torch.autograd.Function):
                 *s.visible, dk, dv, *_strides(q, k, v, d_y), p.H, p.T, p.S, len(p.keys), *s.numbers, **s.constants(t),
             )  # fmt: skip
         return dq, dk, dv, d_gate, d_sink, None, None
-
-
-def _padded(width: int) -> int:
-    """Channels of a tile: a power of two that tensor cores take."""
-    return max(16, triton.next_power_of_2(width))
-
-
-def _readable(x: Tensor) -> Tensor:
-    """Kernels take any strides but that of channels; other layouts are copied once."""
-    return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
 
 
 def _strides(*tensors: Tensor | None) -> list[int]:

@@ -9,7 +9,7 @@ import torch
 import triton
 from torch import Tensor
 
-from gatescope_kernels.ops._launch import precision, target
+from gatescope_kernels.ops._launch import padded, precision, target
 
 #: Tokens of a chunk; short sequences take less, and so does float32, a product of which is three.
 CHUNK, CHUNK_FLOAT32 = 64, 32
@@ -81,7 +81,7 @@ def tiles(q: Tensor, v: Tensor, g: Tensor) -> Tiles:
     """What fits into registers and shared memory without spills."""
     (B, H, T, K), V = q.shape, v.shape[3]
     machine, single = target(q), q.dtype == torch.float32
-    KP, VP = (max(16, triton.next_power_of_2(width)) for width in (K, V))
+    KP, VP = map(padded, (K, V))
     whole = max(16, min(CHUNK, triton.next_power_of_2(T)))
     chosen: tuple[int, int, int, int, int, int, dict[str, int]]
     if machine.backend == "interpreter":
