@@ -9,7 +9,14 @@ from pathlib import Path
 
 import pytest
 
-DOCS = ("README.md", "CONTRIBUTING.md", "DECISIONS.md", "CHANGELOG.md", "kernels/gatescope_kernels/README.md")
+DOCS = (
+    "README.md",
+    "CONTRIBUTING.md",
+    "DECISIONS.md",
+    "CHANGELOG.md",
+    "docs/systems.md",
+    "kernels/gatescope_kernels/README.md",
+)
 
 
 @pytest.fixture(scope="module")
