@@ -6,6 +6,7 @@ import xarray as xr
 
 LAYERS, HEADS, KV, TOKENS, DIMS, EXPERTS = 4, 3, 1, 12, 32, 6
 PIECES = ["<s>", "<script>alert(1)</script>", " the", "\n", *(f" w{i}" for i in range(TOKENS - 4))]
+PARAMETERS = ["embed.weight", *(f"blocks.{layer}.mlp.{part}" for layer in range(LAYERS) for part in ("up", "down"))]
 BASELINE = "uniform causal attention: H_T / T"
 
 
@@ -37,6 +38,12 @@ def record() -> xr.Dataset:
     visits = rng.permuted(np.tile(np.arange(EXPERTS), (LAYERS, TOKENS, 1)), axis=-1)[..., :2]
     weights = rng.dirichlet(np.ones(2), (LAYERS, TOKENS))
     weights[0, 5, 1] = 0.0
+    rounding = rng.uniform(1e-5, 1e-3, (LAYERS, 2, 3))
+    rounding[2, 1, 0] = 0.25
+    zeros = np.zeros(len(PARAMETERS))
+    zeros[3] = 0.5
+    held = np.zeros((len(PARAMETERS), 2))
+    held[3, 1], held[0] = 1.0, np.nan
     by_layer = {
         name: _described("layer", rng.uniform(low, high, LAYERS), name.replace("_", " "), units)
         for name, low, high, units in (
@@ -75,9 +82,30 @@ def record() -> xr.Dataset:
             "coactivation": _described(("layer", "expert", "other_expert"), pairs, "share of the expert's tokens"),
             "token_expert": _described(("layer", "token", "choice"), visits, "expert"),
             "token_weight": _described(("layer", "token", "choice"), weights, "weight of the expert"),
+            "int8_error": _described(("layer", "site", "scaling"), rounding, "relative error of int8 activations"),
+            "weight_zeros": _described("parameter", zeros, "share of weights that are zero"),
+            "weight_hoyer": _described(
+                "parameter", rng.uniform(0.1, 0.4, len(PARAMETERS)), "Hoyer sparsity of weights"
+            ),
+            "weight_count": _described("parameter", np.full(len(PARAMETERS), 64), "weights", "weights"),
+            "weight_nm": _described(("parameter", "pattern"), held, "weights hold the N:M pattern"),
+            "weight_zeros_layer": _described(
+                "layer", [0.0, 0.25, 0.0, 0.0], "share of weights of the layer that are zero"
+            ),
+            "weight_zeros_global": _described((), 1 / 18, "share of all weights that are zero"),
             **by_layer,
         },
-        coords={"layer": range(LAYERS), "head": range(HEADS), "bin": centres, "piece": ("token", PIECES)},
+        coords={
+            "layer": range(LAYERS),
+            "head": range(HEADS),
+            "bin": centres,
+            "piece": ("token", PIECES),
+            "site": ["resid", "mlp"],
+            "scaling": ["tensor", "token", "channel"],
+            "parameter": PARAMETERS,
+            "parameter_layer": ("parameter", [-1, *np.repeat(range(LAYERS), 2)]),
+            "pattern": ["1:4", "2:4"],
+        },
         attrs={"T": TOKENS, "n_samples": 1, "bos": "in the text at position 0"},
     )
 

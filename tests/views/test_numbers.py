@@ -182,3 +182,50 @@ def test_profiles_hold_every_layer_of_every_line(record, name):
     drawn = {tuple(line.get_ydata()) for line in axes.lines}
     assert drawn <= {tuple(frame[column]) for column in frame.columns}
     assert len(drawn) >= 3
+
+
+def test_outlier_profile_has_a_line_a_site_and_scaling_and_names_the_worst(record):
+    frame, figure = views.outlier_profile_frame(record), views.outlier_profile(record)
+    assert frame["int8_error"].tolist() == record.int8_error.values.ravel().tolist()
+    (axes,) = figure.axes
+    drawn = {line.get_label(): line.get_ydata().tolist() for line in axes.lines if len(line.get_ydata()) == 4}
+    assert drawn["one scale a tensor, mlp"] == record.int8_error.sel(site="mlp", scaling="tensor").values.tolist()
+    assert len(drawn) == 6
+    assert "0.250 with one scale a tensor" in views.alt_text(figure)
+    assert "the worst in layer 2" in views.alt_text(figure)
+    one_site = views.outlier_profile(record.isel(site=[0]))
+    assert "one scale a token" in {line.get_label() for line in one_site.axes[0].lines}
+
+
+def test_outlier_profile_draws_errors_of_nothing(record):
+    assert "0.000 with one scale a channel" in views.alt_text(
+        views.outlier_profile(record.assign(int8_error=0 * record.int8_error))
+    )
+
+
+def test_weight_profile_places_every_parameter_in_its_layer(record):
+    frame, figure = views.weight_profile_frame(record), views.weight_profile(record)
+    assert frame["layer"].tolist() == [-1, 0, 0, 1, 1, 2, 2, 3, 3]
+    assert frame["patterns"].tolist() == ["", "", "", "2:4", "", "", "", "", ""]
+    assert frame.set_index("parameter").loc["blocks.1.mlp.up", "layer_zeros"] == 0.25
+    assert np.isnan(frame["layer_zeros"][0])
+    (axes,) = figure.axes
+    drawn = {line.get_label(): line for line in axes.lines}
+    assert drawn["zeros, parameter"].get_ydata().tolist() == record.weight_zeros.values.tolist()
+    assert drawn["Hoyer index, parameter"].get_ydata().tolist() == record.weight_hoyer.values.tolist()
+    assert np.round(drawn["zeros, parameter"].get_xdata()).tolist() == frame["layer"].tolist()
+    assert drawn["holds N:M"].get_ydata().tolist() == [0.5]
+    text = views.alt_text(figure)
+    assert "5.556 % are zero, most in blocks.1.mlp.up (50 %); 1 of 9 parameters hold an N:M pattern" in text
+
+
+def test_weight_profile_needs_no_layers_and_no_patterns(record):
+    bare = record.drop_vars(["weight_zeros_layer", "weight_nm"])
+    frame = views.weight_profile_frame(bare)
+    assert frame["layer_zeros"].isna().all()
+    assert (frame["patterns"] == "").all()
+    assert "pattern" not in views.alt_text(views.weight_profile(bare)).split(".")[0]
+    with pytest.raises(Refusal, match="weight_profile: wanted the coordinate parameter_layer"):
+        views.weight_profile(bare.drop_vars("parameter_layer"))
+    with pytest.raises(Refusal, match=r"weights\.weight_record"):
+        views.weight_profile(bare.drop_vars("weight_zeros"))

@@ -89,6 +89,8 @@ def test_missing_values_are_counted_in_words(record):
         "residual_profile",
         "lens_profile",
         "sparsity_profile",
+        "outlier_profile",
+        "weight_profile",
     ],
 )
 def test_a_record_of_nothing_but_nan_is_drawn_and_said(name, drawn):

@@ -69,6 +69,13 @@ _TABLE = (
         ("activation_small", "activation_zeros", "neurons_silent", "activation_hoyer"),
         "activation sparsity of the MLPs, by layer",
     ),
+    View("outlier_profile", "outliers", ("int8_error",), "error of int8 activations by layer, for what shares a scale"),
+    View(
+        "weight_profile",
+        "weights",
+        ("weight_zeros", "weight_hoyer", "weight_count", "weight_zeros_global"),
+        "zeros and Hoyer index of every parameter, by layer, and which hold an N:M pattern",
+    ),
     View("loss_bars", "losses", ("nll",), "loss by intervention, with its random controls"),
     View("variant_strip", "variants", (), "one metric over variants, every seed a point"),
     View("curves", "training", (), "one variable over training steps, a line a variant"),

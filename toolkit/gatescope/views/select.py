@@ -33,6 +33,7 @@ MADE_BY: dict[str, str] = {
     **dict.fromkeys(("lens_loss", "lens_divergence", "lens_entropy", "lens_agreement"), "LogitLens(model.readout)"),
     "int8_error": "OutlierSensitivity()",
 }
+_OF_WEIGHTS = "weight_"
 #: Attributes printed under a title, in this order, when the record or the variable carries them.
 _CONTEXT = (
     ("T", "T = {}"),
@@ -51,6 +52,8 @@ def variable(ds: xr.Dataset, name: str, view: str, dims: Sequence[str] | None = 
     if name not in ds:
         maker = MADE_BY.get(name)
         step = f"add the probe {maker} to the Scope" if maker else f"choose one of {', '.join(map(str, ds.data_vars))}"
+        if name.startswith(_OF_WEIGHTS):
+            step = "measure it with weights.weight_record(model), which needs no Scope"
         raise Refusal(view, f"the variable {name!r} in the record", f"only {sorted(map(str, ds.data_vars))}", step)
     data = ds[name]
     if dims is not None and set(data.dims) != set(dims):
