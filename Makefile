@@ -33,7 +33,7 @@ lab:  ## set up, copy the notebooks into work/, open JupyterLab there
 	@$(BOOTSTRAP) lab $(LAB_ARGS)
 
 test: setup-dev  ## every test: contracts, units, notebooks, browser
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 notebooks: setup  ## run every notebook headless
 	@$(BIN)/gatescope run $(ARGS)
