@@ -30,6 +30,7 @@ _TABLE = (
     Dim("N", "chosen", "keys chosen for a statistic", "chosen key"),
     Dim("W", "gate_channel", "channels of a gate: 1 (head-wise) or as wide as what it gates", "gate channel"),
     # Record dimensions that no tensor shape spells.
+    Dim("", "record", "records compared with each other", "record"),
     Dim("", "step", "optimiser steps", "training step"),
     Dim("", "variant", "model variants compared", "variant"),
     Dim("", "seed", "random seeds", "seed"),
@@ -43,6 +44,9 @@ _TABLE = (
     Dim("", "site", "places in a block where the same thing is measured", "site"),
     Dim("", "scaling", "what shares one scale when numbers are rounded", "scaling"),
     Dim("", "parameter", "weights of a model, by name", "parameter"),
+    Dim("", "sample_size", "samples that an estimate is made from", "sample size n"),
+    Dim("", "point", "samples of a data set, or points of a grid", "point"),
+    Dim("", "true_expert", "experts of the model that made the data", "true expert"),
     Dim("", "pattern", "N:M patterns, as N:M", "pattern N:M"),
 )
 
