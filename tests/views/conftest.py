@@ -145,13 +145,24 @@ def strip() -> xr.Dataset:
 
 
 @pytest.fixture
-def drawn(record, losses, runs, strip):
+def two(record) -> xr.Dataset:
+    """The record and one whose head 1 of layer 2 gives 0.9 less to the first token, along ``record``."""
+    other = record[["first_attention", "key_mass", "resid_norm", "weight_zeros_global"]].copy(deep=True)
+    other["first_attention"][2, 1] = 0.07
+    return xr.concat(
+        [record[list(other)], other], xr.IndexVariable("record", ["A", "B"]), data_vars="all", combine_attrs="override"
+    )
+
+
+@pytest.fixture
+def drawn(record, losses, runs, strip, two):
     """View name -> the dataset and the further arguments it is drawn from here."""
     own = {
         "loss_bars": (losses, ()),
         "variant_strip": (runs, ("first_attention",)),
         "curves": (runs, ("loss",)),
         "token_strip": (strip, ("nll_change",)),
+        "difference_map": (two, ("first_attention",)),
     }
     from gatescope.views import VIEWS
 

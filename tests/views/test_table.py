@@ -61,7 +61,7 @@ def test_a_missing_variable_names_the_view_the_variable_and_the_probe(name, lost
     assert "Scope" in str(refusal.value) or "choose one of" in str(refusal.value)
 
 
-@pytest.mark.parametrize("name", ["variant_strip", "curves", "token_strip"])
+@pytest.mark.parametrize("name", ["variant_strip", "curves", "token_strip", "difference_map"])
 def test_a_metric_that_is_not_there_lists_those_that_are(name, drawn):
     with pytest.raises(Refusal, match=f"^{name}: wanted the variable 'lost'"):
         getattr(views, name)(drawn[name][0], "lost")

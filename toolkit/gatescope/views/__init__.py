@@ -78,6 +78,7 @@ _TABLE = (
     ),
     View("loss_bars", "losses", ("nll",), "loss by intervention, with its random controls"),
     View("variant_strip", "variants", (), "one metric over variants, every seed a point"),
+    View("difference_map", "differences", (), "one variable of two records and their difference, on linked axes"),
     View("curves", "training", (), "one variable over training steps, a line a variant"),
     View("token_strip", "tokens", (), "tokens coloured by a number each"),
 )

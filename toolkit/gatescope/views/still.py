@@ -71,14 +71,42 @@ class Still(Figure):
 def still(title: str, context: Sequence[str], *, height: float = 4.0) -> Iterator[tuple[Still, Axes]]:
     """A figure 9.5 inches wide with one pair of axes; the title states the finding, and it joins the alt text."""
     with mpl.rc_context(STYLE):
-        figure = Still(figsize=(9.5, height), layout=ConstrainedLayoutEngine(w_pad=0.14, h_pad=0.1))
-        figure.alt_text = ". ".join([title, *context])
-        figure.suptitle(textwrap.fill(title, _TITLE_WRAP), x=0.01, ha="left", weight="bold", fontsize=13)
+        figure = _titled(title, context, height)
         axes = figure.subplots()
-        lines = [part for line in context for part in textwrap.wrap(line, _WRAP)]
-        axes.set_title("\n".join(lines), loc="left", fontsize=9.5, color=SOFT_INK)
+        _note(axes, context)
         yield figure, axes
         axes.set_ylabel(textwrap.fill(axes.get_ylabel(), max(12, round(9 * height))))
+
+
+@contextmanager
+def stills(
+    title: str, context: Sequence[str], *, rows: int, columns: int, height: float = 4.0, sharey: bool = False
+) -> Iterator[tuple[Still, list[Axes]]]:
+    """As `still`, with axes in rows and columns that share their x, and their y where ``sharey``."""
+    with mpl.rc_context(STYLE):
+        figure = _titled(title, context, height)
+        grid = figure.add_gridspec(rows + 1, columns, height_ratios=[0.001, *[1.0] * rows])
+        head = figure.add_subplot(grid[0, :])
+        head.set_axis_off()
+        _note(head, context)
+        cells: list[Axes] = []
+        for row in range(rows):
+            for column in range(columns):
+                first = cells[0] if cells else None
+                cells.append(figure.add_subplot(grid[row + 1, column], sharex=first, sharey=first if sharey else None))
+        yield figure, cells
+
+
+def _titled(title: str, context: Sequence[str], height: float) -> Still:
+    figure = Still(figsize=(9.5, height), layout=ConstrainedLayoutEngine(w_pad=0.14, h_pad=0.1))
+    figure.alt_text = ". ".join([title, *context])
+    figure.suptitle(textwrap.fill(title, _TITLE_WRAP), x=0.01, ha="left", weight="bold", fontsize=13, parse_math=False)
+    return figure
+
+
+def _note(axes: Axes, context: Sequence[str]) -> None:
+    lines = [part for line in context for part in textwrap.wrap(line, _WRAP)]
+    axes.set_title("\n".join(lines), loc="left", fontsize=9.5, color=SOFT_INK, parse_math=False)
 
 
 def whole_axis(axis: Axis) -> None:

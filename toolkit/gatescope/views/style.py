@@ -35,7 +35,8 @@ _CIVIDIS = (
     "#E1CC55",
     "#FEE838",
 )
-_DIVERGING = ("#0072B2", "#FFFFFF", "#D55E00")
+#: Below, at and above the middle of a quantity that has a sign.
+DIVERGING = ("#0072B2", "#FFFFFF", "#D55E00")
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ def category(index: int) -> str:
 
 def shade(share: float, *, diverging: bool = False) -> tuple[str, str]:
     """Background and text colour for a value in [0, 1] (0.5 is the middle of a diverging scale)."""
-    stops = [_rgb(stop) for stop in (_DIVERGING if diverging else _CIVIDIS)]
+    stops = [_rgb(stop) for stop in (DIVERGING if diverging else _CIVIDIS)]
     position = min(max(share, 0.0), 1.0) * (len(stops) - 1)
     low = min(bisect_right(range(len(stops)), position) - 1, len(stops) - 2)
     red, green, blue = (round(a + (b - a) * (position - low)) for a, b in zip(stops[low], stops[low + 1], strict=True))

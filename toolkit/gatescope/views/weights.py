@@ -21,7 +21,7 @@ _SPREAD = 0.6
 
 
 def weight_profile_frame(ds: xr.Dataset) -> pd.DataFrame:
-    """Columns parameter, layer (-1 outside the blocks), weight_count, weight_zeros, weight_hoyer, patterns, layer_zeros.
+    """A row a parameter: layer (-1 outside blocks), weight_count, weight_zeros, weight_hoyer, patterns, layer_zeros.
 
     patterns names the N:M patterns that the parameter holds; layer_zeros is the share of zeros of its whole layer, NaN
     outside the blocks and where the record has none. Raises Refusal without the variables of `weight_record`.
