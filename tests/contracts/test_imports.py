@@ -45,8 +45,10 @@ ROOM_IMPORTS = {
     "train": {"recorder", "models", "checkpoints", "probes", "records", "tasks"},
     "reading": {"probes", "scope", "models"},
     "intervals": set(),
+    "rates": set(),
+    "mixtures": set(),
     "recipes": {"gates", "layers", "models", "tasks", "train"},
-    "views": {"records", "intervals"},
+    "views": {"records", "intervals", "rates"},
     "doctor": {"kernels", "models"},
     "cli": {"kernels"},
 }
