@@ -49,6 +49,8 @@ ROOM_IMPORTS = {
     "mixtures": set(),
     "recipes": {"gates", "layers", "models", "tasks", "train"},
     "views": {"records", "intervals", "rates"},
+    "report": {"records", "views"},
+    "scan": {"report", "records", "models", "probes", "scope", "taps", "kernels"},
     "doctor": {"kernels", "models"},
     "cli": {"kernels"},
 }
@@ -65,6 +67,7 @@ ONLY_IN = {
         "gatescope.models",
         "gatescope.taps",
         "gatescope.scope_bench",
+        "gatescope.scan",
         "gatescope_kernels.ops.routed_experts.bench",
     },
     "papermill": {"gatescope_lessons"},

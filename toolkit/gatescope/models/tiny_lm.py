@@ -123,13 +123,22 @@ class TinyLM(nn.Module):
         documents  ids of sequences packed one after another, which do not decrease along T; a token reads its own
                    document alone, as if the others were not there
         """
+        return tap("logits", self.readout(self.hidden(tokens, key_mask, documents)))
+
+    def hidden(
+        self,
+        tokens: Int[Tensor, "B T"],
+        key_mask: Bool[Tensor, "B T"] | None = None,
+        documents: Int[Tensor, "B T"] | None = None,
+    ) -> Float[Tensor, "B T D"]:
+        """The residual stream after the last block: what `forward` gives to `readout`."""
         tokens = tap("tokens", tokens)
         self._check(tokens)
         key_mask = tap("key_mask", key_mask)
         x = tap("embed", self.embed(tokens))
         for block in self.blocks:
             x = block(x, key_mask, documents)
-        return tap("logits", self.readout(x))
+        return x
 
     def readout(self, hidden: Float[Tensor, "*B D"]) -> Float[Tensor, "*B vocab"]:
         """Logits read from a residual stream: final norm, then output head. Of any layer it is the logit lens."""

@@ -8,8 +8,8 @@ Llama's architecture (Allal et al. 2025, "SmolLM2"), 30 layers, 9 query heads on
 """
 
 from gatescope.models.smollm2.conversion import convert, find_gguf
-from gatescope.models.smollm2.pretrained import Pretrained, load_smollm2
+from gatescope.models.smollm2.pretrained import Pretrained, load_gguf, load_smollm2
 from gatescope.models.smollm2.receipt import Receipt
 from gatescope.models.smollm2.tokenizer import MAX_TOKENS, Tokenizer
 
-__all__ = ["MAX_TOKENS", "Pretrained", "Receipt", "Tokenizer", "convert", "find_gguf", "load_smollm2"]
+__all__ = ["MAX_TOKENS", "Pretrained", "Receipt", "Tokenizer", "convert", "find_gguf", "load_gguf", "load_smollm2"]

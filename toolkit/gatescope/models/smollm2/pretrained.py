@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from gatescope.models.smollm2.conversion import convert, model_dir
+from gatescope.models.smollm2.gguf_file import GGUFModel
 from gatescope.models.smollm2.receipt import FILES, Receipt
 from gatescope.models.smollm2.tokenizer import Tokenizer
 from gatescope.models.tiny_lm import LMConfig, TinyLM
@@ -55,6 +57,19 @@ def load_smollm2(folder: Path | None = None) -> Pretrained:
         context=configuration["context"],
         provenance=receipt,
     )
+
+
+def load_gguf(path: Path) -> tuple[TinyLM, Tokenizer, int]:
+    """Model (fp32, frozen), tokenizer and trained context of a GGUF file laid out as SmolLM2's, without the cache.
+
+    Raises DataError for another architecture or tokenizer, and for a file that is cut short.
+    """
+    source = GGUFModel(path)
+    with _NoDraws():
+        model = TinyLM(source.config())
+    model.load_state_dict({name: torch.from_numpy(values) for name, values in source.tensors()}, assign=True)
+    tokenizer = Tokenizer(source.tokenizer(), source.field("tokenizer.ggml.bos_token_id"))
+    return model.eval().requires_grad_(False), tokenizer, source.field("llama.context_length")
 
 
 def _sound_receipt(folder: Path) -> Receipt:
