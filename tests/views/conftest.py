@@ -155,13 +155,53 @@ def two(record) -> xr.Dataset:
 
 
 @pytest.fixture
-def drawn(record, losses, runs, strip, two):
+def falling() -> xr.Dataset:
+    """An error that falls as n^-1/2 for one variant and as n^-1/4 for another, seeds a little apart."""
+    sizes, factor = np.array([250, 800, 2500, 8000]), np.array([1.0, 1.1, 0.9])
+    values = np.stack([3 * sizes**power * factor[:, None] for power in (-0.5, -0.25)])
+    return xr.Dataset(
+        {"error": _described(("variant", "seed", "sample_size"), values, "error of the parameters")},
+        coords={"variant": ["alone", "shared"], "seed": [0, 1, 2], "sample_size": sizes},
+        attrs={"T": 1},
+    )
+
+
+@pytest.fixture
+def mixture() -> xr.Dataset:
+    """Three fitted experts for two true ones: two of them in the first cell."""
+    grid, points = np.linspace(-2, 2, 9), np.linspace(-1.9, 1.9, 9)
+    slope, intercept = {"expert": [1.1, 0.9, -0.6], "true": [1.0, -0.5]}, {"expert": [-1, -1.2, 1], "true": [-1.1, 1]}
+    variables = {
+        "input": _described("point", grid, "input"),
+        "sample_x": _described("sample", points, "x"),
+        "sample_y": _described("sample", points - 1, "y"),
+        "expert_cell": _described("expert", [0, 0, 1], "cell"),
+    }
+    for prefix, dim in (("expert", "expert"), ("true", "true_expert")):
+        count = len(slope[prefix])
+        lines = np.array(slope[prefix])[:, None] * grid + np.array(intercept[prefix])[:, None]
+        variables |= {
+            f"{prefix}_mean": _described((dim, "point"), lines, "mean"),
+            f"{prefix}_weight": _described((dim, "point"), np.full((count, 9), 1 / count), "weight"),
+            f"{prefix}_scale": _described(dim, np.full(count, 0.4), "scale"),
+            f"{prefix}_mass": _described(dim, np.ones(count), "mass"),
+            f"{prefix}_slope": _described(dim, slope[prefix], "slope"),
+            f"{prefix}_intercept": _described(dim, intercept[prefix], "intercept"),
+        }
+    return xr.Dataset(variables, attrs={"T": 1})
+
+
+@pytest.fixture
+def drawn(record, losses, runs, strip, two, falling, mixture):
     """View name -> the dataset and the further arguments it is drawn from here."""
     own = {
         "loss_bars": (losses, ()),
         "variant_strip": (runs, ("first_attention",)),
         "curves": (runs, ("loss",)),
         "token_strip": (strip, ("nll_change",)),
+        "rate_lines": (falling, ("error",)),
+        "mixture_fit": (mixture, ()),
+        "voronoi_plane": (mixture, ()),
         "difference_map": (two, ("first_attention",)),
     }
     from gatescope.views import VIEWS

@@ -32,7 +32,7 @@ def hellinger(
     step = float(grid[1] - grid[0])
     found = []
     for replicate in range(fitted.slope.shape[0]):
-        own = fitted.map(lambda tensor, at=replicate: tensor[at : at + 1])
+        own = fitted.at(slice(replicate, replicate + 1))
         root = (0.5 * (own.log_density(wide, column) + target)).exp().view(len(x), points)
         overlap = step * (root.sum(-1) - 0.5 * (root[:, 0] + root[:, -1]))
         found.append((1 - overlap).clamp_min(0).sqrt().mean())

@@ -85,7 +85,7 @@ def fit_em(
             break
         if done.any():
             stay = ~done
-            mixture, live = mixture.map(lambda tensor, stay=stay: tensor[stay]), live[stay]
+            mixture, live = mixture.at(stay), live[stay]
             x, y, log_pi, log_n, best = x[stay], y[stay], log_pi[stay], log_n[stay], best[stay]
     return Fit(GaussianMoE(start.router, *final), total, steps, converged, history[: int(steps.max()) + 1])
 

@@ -56,8 +56,12 @@ class GaussianMoE:
         return self.slope.shape[1]
 
     def map(self, function: Callable[[Tensor], Tensor]) -> GaussianMoE:
-        """The mixtures with ``function`` applied to each of their tensors, for example ``lambda t: t[:4]``."""
+        """The mixtures with ``function`` applied to each of their tensors, for example ``torch.clone``."""
         return GaussianMoE(self.router, *(function(tensor) for tensor in self.tensors()))
+
+    def at(self, replicates: slice | Tensor) -> GaussianMoE:
+        """The mixtures of these replicates: a slice, their places, or a mask."""
+        return self.map(lambda tensor: tensor[replicates])
 
     def tensors(self) -> tuple[Tensor, ...]:
         """The six parameter tensors, in the order of the fields."""

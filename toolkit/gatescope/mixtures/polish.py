@@ -26,7 +26,7 @@ def polish(fit: Fit, x: Float[Tensor, "R n D"], y: Float[Tensor, "R n"], *, iter
     """
     n, ends, values, steps, finished = x.shape[1], [], [], [], []
     for replicate in range(x.shape[0]):
-        own = fit.mixture.map(lambda tensor, at=replicate: tensor[at : at + 1])
+        own = fit.mixture.at(slice(replicate, replicate + 1))
         data = x[replicate : replicate + 1], y[replicate : replicate + 1]
         first = flat_parameters(own)
 

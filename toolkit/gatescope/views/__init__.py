@@ -79,6 +79,19 @@ _TABLE = (
     View("loss_bars", "losses", ("nll",), "loss by intervention, with its random controls"),
     View("variant_strip", "variants", (), "one metric over variants, every seed a point"),
     View("difference_map", "differences", (), "one variable of two records and their difference, on linked axes"),
+    View("rate_lines", "rates", (), "an error over the sample size on logarithmic axes, with its exponent"),
+    View(
+        "mixture_fit",
+        "mixtures",
+        ("input", "expert_mean", "expert_weight", "expert_scale", "true_mean", "true_weight", "true_scale"),
+        "data, fitted and true experts, and the weights of the gate",
+    ),
+    View(
+        "voronoi_plane",
+        "mixtures",
+        ("expert_slope", "expert_intercept", "expert_mass", "expert_cell", "true_slope", "true_intercept"),
+        "fitted experts in the Voronoi cells of the true ones",
+    ),
     View("curves", "training", (), "one variable over training steps, a line a variant"),
     View("token_strip", "tokens", (), "tokens coloured by a number each"),
 )
