@@ -87,6 +87,38 @@ class Scope:
         )
         return records.merge([probe.finalize() for probe in self.probes], **source, **about, **attrs)
 
+    def merged(self, group: Any = None) -> Scope:
+        """A scope that saw what the scopes of all processes of a torch.distributed ``group`` saw; every one gets it.
+
+            record = scope.merged().record()
+
+        Every process calls it, as it does any collective; this scope stays as it is and may go on, so that it can be
+        called again. Numbers are those of one process that ran all the passes, whatever their share: counts and sums
+        are added, rankings are ranked again. Under DDP and FSDP each process watches its own batches.
+
+        Raises Refusal when no process group is initialised, when processes have different probes, and for what a probe
+        keeps of a single sequence (keep=True) in two of them.
+        """
+        from torch import distributed
+
+        if not (distributed.is_available() and distributed.is_initialized()):
+            step = "call torch.distributed.init_process_group first, or read scope.record() in a single process"
+            raise Refusal("Scope.merged", "an initialised process group", "none", step)
+        own = (
+            [probe.name for probe in self.probes],
+            [probe.sums.on_cpu() for probe in self.probes],
+            self._counter.seen,
+        )
+        parts: list[Any] = [None] * distributed.get_world_size(group)
+        distributed.all_gather_object(parts, own, group)
+        names = [part[0] for part in parts]
+        if any(other != names[0] for other in names):
+            raise Refusal("Scope.merged", "the same probes in every process", str(names), "give all of them one list")
+        whole = Scope(self.model, [probe.merged(part[1][i] for part in parts) for i, probe in enumerate(self.probes)])
+        for _, _, seen in parts:
+            whole._counter.add(*seen)
+        return whole
+
     def reset(self) -> None:
         """Forget everything seen; the block goes on."""
         for probe in self.probes:
@@ -124,9 +156,16 @@ class _Counter(Handler):
             B, _, T, _ = tensor.shape
         else:
             B, T = event.value.shape[:2]
-        self.passes += 1
-        self.samples += B
-        self.tokens = self.tokens + (B * T if event.key_mask is None else event.key_mask[:, -T:].sum())
+        self.add(1, B, B * T if event.key_mask is None else event.key_mask[:, -T:].sum())
+
+    @property
+    def seen(self) -> tuple[int, int, int]:
+        """Passes, sequences and tokens so far."""
+        return self.passes, self.samples, int(self.tokens)
+
+    def add(self, passes: int, samples: int, tokens: int | torch.Tensor) -> None:
+        """Count more of them."""
+        self.passes, self.samples, self.tokens = self.passes + passes, self.samples + samples, self.tokens + tokens
 
 
 __all__ = ["Scope"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -13,16 +15,21 @@ class LayerSums:
     """Running sums by layer and name, in float64 where the device has it, kept on the device until they are read.
 
     Additions are never in place, so that passes under ``inference_mode`` and outside it can follow each other.
+
+    kinds  what was seen of things that come in kinds, such as gates and routers
     """
 
     def __init__(self, owner: str) -> None:
         self.owner = owner
+        self.kinds: set[Hashable] = set()
         self._sums: dict[int, dict[str, Tensor]] = {}
+        self._ways: dict[str, str] = {}
 
     def add(self, layer: int | None, **values: Tensor) -> None:
         """Add to the sums of ``layer``. Raises Refusal without a layer and for a shape other than before."""
         sums = self._of(layer)
         for name, value in values.items():
+            self._ways.setdefault(name, "add")
             value = value.detach().to(precise(value))
             old = sums.get(name)
             if old is not None and old.shape != value.shape:
@@ -33,6 +40,7 @@ class LayerSums:
         """As `add`, for sums along tokens: where sequences get longer, the shorter sums go on with zeros."""
         sums = self._of(layer)
         for name, value in values.items():
+            self._ways[name] = "add_growing"
             length = max(value.shape[-1], sums[name].shape[-1] if name in sums else 0)
             for holder, key in ((values, name), (sums, name)):
                 if key in holder:
@@ -43,6 +51,7 @@ class LayerSums:
         """Keep the elementwise largest value instead of the sum; NaN stays."""
         sums = self._of(layer)
         for name, value in values.items():
+            self._ways[name] = "largest"
             value = value.detach().to(precise(value))
             sums[name] = value.clone() if name not in sums else torch.maximum(sums[name], value)
 
@@ -52,7 +61,30 @@ class LayerSums:
 
     def put(self, layer: int | None, **values: Tensor) -> None:
         """Replace what is kept."""
+        self._ways.update(dict.fromkeys(values, "put"))
         self._of(layer).update({name: value.detach() for name, value in values.items()})
+
+    def absorb(self, other: LayerSums, join: Callable[[str, Tensor, Tensor], Tensor]) -> None:
+        """Take in what another process kept: sums are added, largest values compared, the rest is for ``join``.
+
+        ``join(name, own, other)`` merges what was `put`.
+        """
+        self.kinds |= other.kinds
+        for layer, sums in other._sums.items():
+            for name, value in sums.items():
+                own, way = self.get(layer, name), other._ways[name]
+                value = value if own is None else value.to(own.device)
+                if way == "put":
+                    self.put(layer, **{name: value if own is None else join(name, own, value)})
+                else:
+                    getattr(self, way)(layer, **{name: value})
+
+    def on_cpu(self) -> LayerSums:
+        """A copy that another process can read."""
+        found = LayerSums(self.owner)
+        found.kinds, found._ways = set(self.kinds), dict(self._ways)
+        found._sums = {layer: {name: value.cpu() for name, value in sums.items()} for layer, sums in self._sums.items()}
+        return found
 
     def _of(self, layer: int | None) -> dict[str, Tensor]:
         if layer is None:

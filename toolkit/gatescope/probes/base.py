@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from collections.abc import Iterable, Mapping
+from copy import copy
+from typing import Any, ClassVar, Self
 
 import torch
 import xarray as xr
 from torch import Tensor
 
+from gatescope.errors import Refusal
 from gatescope.probes._sums import LayerSums
 from gatescope.records import Quantity, new
 from gatescope.taps import Event, Handler
@@ -36,6 +38,26 @@ class Probe(Handler):
     def reset(self) -> None:
         """Forget everything seen."""
         self.sums = LayerSums(type(self).__name__)
+
+    def merged(self, parts: Iterable[LayerSums]) -> Self:
+        """A probe like this one that saw what all ``parts`` saw, which other processes kept; this one stays as it is.
+
+        Raises Refusal where something kept cannot be merged, such as the map of one sequence.
+        """
+        whole = copy(self)
+        whole.reset()
+        for part in parts:
+            whole.sums.absorb(part, whole._join)
+        return whole
+
+    def _join(self, name: str, own: Tensor, other: Tensor) -> Tensor:
+        """Merge what was `put` under ``name``; a probe that ranks or samples says how."""
+        raise Refusal(
+            type(self).__name__,
+            "numbers that processes can merge",
+            f"{name} kept by two of them",
+            "leave keep=True to one process",
+        )
 
     @classmethod
     def describe(cls) -> list[dict[str, str]]:

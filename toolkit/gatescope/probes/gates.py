@@ -90,21 +90,18 @@ class Gates(Probe):
         if bins < 1 or not span[0] < span[1]:
             raise Refusal("Gates", "bins >= 1 over a span that grows", f"bins={bins}, span={span}", "use span=(0, 1)")
         self.position, self.bins, self.span = position, bins, span
-        self._kinds: set[tuple[str, str]] = set()
-
-    def reset(self) -> None:
-        """Forget everything seen."""
-        super().reset()
-        self._kinds = set()
 
     def watch(self, event: Event) -> None:
         """Add the scores of one gate."""
         if self.position not in (None, event.value.position):
             return
-        self._kinds.add((event.value.position, event.value.combine))
-        if len(self._kinds) > 1:
+        self.sums.kinds.add((event.value.position, event.value.combine))
+        if len(self.sums.kinds) > 1:
             raise Refusal(
-                "Gates", "one kind of gate", f"{sorted(self._kinds)}", f"choose one: Gates({event.value.position!r})"
+                "Gates",
+                "one kind of gate",
+                f"{sorted(self.sums.kinds)}",
+                f"choose one: Gates({event.value.position!r})",
             )
         scores = event.value.scores.detach()
         B, N, T, W = scores.shape
@@ -135,7 +132,7 @@ class Gates(Probe):
         mean = sums.mean("score", "rows", *wanted)
         variance = (sums.mean("square", "rows", *wanted) - mean**2).clip(0)
         scores = sums.read("channels")[:, None]
-        ((position, combine),) = self._kinds
+        ((position, combine),) = self.sums.kinds
         live = sums.read("shut") < scores
         if combine == "multiply":
             live &= sums.read("open") < scores

@@ -158,10 +158,13 @@ class Massive(Probe):
             [value.to(precise(value)), (index // D % T).to(precise(value)), (index % D).to(precise(value))]
         )
         before = self.sums.get(layer, "top")
-        if before is not None:
-            found = torch.cat([before, found], dim=1)
-            found = found[:, found[0].topk(min(self.ranks, found.shape[1])).indices]
-        self.sums.put(layer, top=found)
+        self.sums.put(layer, top=found if before is None else self._join("top", before, found))
+
+    def _join(self, name: str, own: Tensor, other: Tensor) -> Tensor:
+        if name != "top":
+            return super()._join(name, own, other)
+        both = torch.cat([own, other], dim=1)
+        return both[:, both[0].topk(min(self.ranks, both.shape[1])).indices]
 
     def finalize(self) -> xr.Dataset:
         """Everything in ``quantities``; magnitude only with keep=True."""

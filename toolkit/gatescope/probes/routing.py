@@ -173,12 +173,6 @@ class Routing(Probe):
     def __init__(self, keep: bool = False) -> None:
         super().__init__()
         self.keep = keep
-        self._kinds: set[str] = set()
-
-    def reset(self) -> None:
-        """Forget everything seen."""
-        super().reset()
-        self._kinds = set()
 
     def watch(self, event: Event) -> None:
         """Add one router."""
@@ -186,7 +180,7 @@ class Routing(Probe):
         B, T, E = scores.probabilities.shape
         if E < 2:
             raise Refusal("Routing", "two experts or more", f"one in layer {event.layer}", "leave this probe out")
-        self._kinds.add(scores.kind)
+        self.sums.kinds.add(scores.kind)
         text = text_positions(event, (B, T), scores.index.device)
         p = scores.probabilities.detach()[text].to(precise(scores.probabilities))
         p = p / p.sum(-1, keepdim=True)
@@ -253,7 +247,7 @@ class Routing(Probe):
             coords["token"] = sums.read("places")[0].astype("int64")
         record = self._record(variables, **coords)
         for variable in record.data_vars.values():
-            variable.attrs.update(window_tokens=int(tokens.max()), router=", ".join(sorted(self._kinds)))
+            variable.attrs.update(window_tokens=int(tokens.max()), router=", ".join(sorted(self.sums.kinds)))
         return record
 
 
