@@ -35,6 +35,15 @@ def test_padding_changes_no_loss_before_it(model: TinyLM, tokens: torch.Tensor) 
     assert not torch.allclose(padded[:, 4:], plain[:, 4:])
 
 
+def test_packed_documents_lose_what_they_lose_alone_and_nothing_at_their_borders(model, tokens) -> None:
+    packed, documents = torch.cat([tokens[0, :4], tokens[1]])[None], torch.tensor([[0] * 4 + [1] * 7])
+    found = next_token_nll(model, packed, documents=documents)[0]
+    alone = [next_token_nll(model, part[None])[0] for part in (tokens[0, :4], tokens[1])]
+    torch.testing.assert_close(found[:3], alone[0])
+    torch.testing.assert_close(found[4:], alone[1])
+    assert found[3] == 0
+
+
 def test_half_precision_is_summed_in_fp32(model: TinyLM, tokens: torch.Tensor) -> None:
     assert next_token_nll(model.to(torch.bfloat16), tokens).dtype == torch.float32
 
