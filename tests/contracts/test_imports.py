@@ -50,6 +50,7 @@ ROOM_IMPORTS = {
     "recipes": {"gates", "layers", "models", "tasks", "train"},
     "views": {"records", "intervals", "rates"},
     "report": {"records", "views"},
+    "comparing": {"report", "records", "kernels"},
     "scan": {"report", "records", "models", "probes", "scope", "taps", "kernels"},
     "doctor": {"kernels", "models"},
     "cli": {"kernels"},

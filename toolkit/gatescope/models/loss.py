@@ -23,7 +23,8 @@ def next_token_nll(
 
     Entry t belongs to query position t. Keys where ``key_mask`` is False are not read; their own losses are still
     returned, for the caller to leave out. ``documents`` are ids of packed sequences, as `TinyLM` takes them; where the
-    next token begins another document there is nothing to predict, and the loss is 0. Computed in the dtype of the logits, fp32 at least.
+    next token begins another document there is nothing to predict, and the loss is 0. Computed in the dtype of the
+    logits, fp32 at least.
 
     Raises Refusal for sequences of fewer than two tokens, NonFiniteError when a loss is NaN or infinite, naming the
     first layer whose output is not finite if the model shows its residual stream.

@@ -21,6 +21,7 @@ PANELS: dict[str, tuple[str, str]] = {
     "gate_blend": ("blending", "a trained gate, blended from off to what it learned"),
     "train_live": ("training", "a training run that can be watched, stopped and resumed"),
     "compare": ("comparing", "one metric over the variants of a record"),
+    "compare_records": ("pairing", "two records on one variable, with their difference"),
 }
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ class LayerSums:
 
     def __init__(self, owner: str) -> None:
         self.owner = owner
-        self.kinds: set[Hashable] = set()
+        self.kinds: set[Any] = set()
         self._sums: dict[int, dict[str, Tensor]] = {}
         self._ways: dict[str, str] = {}
 

@@ -38,7 +38,7 @@ figure{margin:.6rem 0 1.4rem}
 table{border-collapse:collapse;font-size:.87rem;font-variant-numeric:tabular-nums;margin:.5rem 0}
 th,td{padding:.25rem .8rem .25rem 0;border-bottom:1px solid var(--rule);text-align:right;vertical-align:top;
 overflow-wrap:normal}
-th.text,td.text{text-align:left}td.text{max-width:34rem;overflow-wrap:anywhere}
+th.text,td.text{text-align:left}td.text{max-width:34rem;overflow-wrap:break-word}
 th{color:var(--soft);font-weight:600;white-space:nowrap}
 summary{cursor:pointer;color:var(--link);padding:.3rem 0}
 code{font-size:.9em}

@@ -177,7 +177,8 @@ def _huggingface(
         readout=_head(model),
         encode=lambda written: torch.tensor([tokenizer(written, verbose=False)["input_ids"]], dtype=torch.long),
         pieces=lambda ids: [
-            visible(tokenizer.decode([index], clean_up_tokenization_spaces=False)) for index in ids.flatten().tolist()
+            visible(str(tokenizer.decode([index], clean_up_tokenization_spaces=False)))
+            for index in ids.flatten().tolist()
         ],
         context=getattr(text, "max_position_embeddings", None),
         n_layers=text.num_hidden_layers,
@@ -209,9 +210,9 @@ def _is_language_model(config: Any, transformers: Any) -> bool:
     return causal and (not named or any(name.endswith(("CausalLM", "LMHeadModel")) for name in named))
 
 
-def _head(model: nn.Module) -> Callable[[Tensor], Tensor] | None:
+def _head(model: Any) -> Callable[[Tensor], Tensor] | None:
     """Logits from the base model's last output, which has passed the final norm."""
-    head: Any = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     if head is None:
         return None
     cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)

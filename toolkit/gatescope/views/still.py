@@ -14,11 +14,12 @@ import matplotlib as mpl
 from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
+from matplotlib.colors import Colormap, LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
-from gatescope.views.style import CATEGORIES, INK, PAPER, RULE, SOFT_INK
+from gatescope.views.style import CATEGORIES, DIVERGING, INK, PAPER, RULE, SOFT_INK
 
 _WRAP, _TITLE_WRAP = 112, 88
 #: matplotlib settings of every still.
@@ -107,6 +108,11 @@ def _titled(title: str, context: Sequence[str], height: float) -> Still:
 def _note(axes: Axes, context: Sequence[str]) -> None:
     lines = [part for line in context for part in textwrap.wrap(line, _WRAP)]
     axes.set_title("\n".join(lines), loc="left", fontsize=9.5, color=SOFT_INK, parse_math=False)
+
+
+def signed_map() -> Colormap:
+    """The colours of a quantity with a sign, its zero in the middle."""
+    return LinearSegmentedColormap.from_list("signed", DIVERGING)
 
 
 def whole_axis(axis: Axis) -> None:

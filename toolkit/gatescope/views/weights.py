@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import xarray as xr
@@ -73,7 +73,7 @@ def weight_profile(ds: xr.Dataset) -> Still:
         axes.plot(place, frame["weight_hoyer"], "d", color=INK, mfc=PAPER, ms=4, label="Hoyer index, parameter")
         held = frame["patterns"] != ""
         if held.any():
-            style = {"mfc": "none", "mew": 1.6, "ms": 9}
+            style: dict[str, Any] = {"mfc": "none", "mew": 1.6, "ms": 9}
             axes.plot(place[held], frame["weight_zeros"][held], "o", color=STRONG, label="holds N:M", **style)
         axes.axhline(total, color=FAINT, ls="--", lw=1.2, label="zeros, all weights")
         axes.set(xlabel=axis_label("layer"), ylabel="share, or index from 0 to 1", ylim=(-0.03, 1.03))

@@ -1,0 +1,79 @@
+"""Two records on a variable of choice."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import ipywidgets
+import xarray as xr
+
+from gatescope import records, views
+from gatescope.dims import axis_label
+from gatescope.panels.base import Panel
+from gatescope.panels.picture import Drawing
+from gatescope.views.differences import choices
+from gatescope.views.style import card, number, table
+
+_STYLE = {"description_width": "80px"}
+_ROWS = 12
+
+
+class RecordsPanel(Panel):
+    """Controls ``metric`` and ``along``, the dims to draw along; what is not drawn is averaged.
+
+    pair  the two records, aligned
+    """
+
+    slug = "records"
+    pictures = ("difference_map", "differences")
+
+    def __init__(self, pair: records.Pair) -> None:
+        self.pair = pair
+        metrics = [str(name) for name in records.differences(pair)["variable"]]
+        metric = ipywidgets.Dropdown(options=metrics, description="Variable", style=_STYLE)
+        along = ipywidgets.Dropdown(options=self._options(metrics[0]), description="Along", style=_STYLE)
+        metric.observe(self._fit, "value")
+        super().__init__({"metric": metric, "along": along})
+        self.refresh()
+
+    def draw(self, state: Mapping[str, Any]) -> dict[str, Drawing]:
+        """A, B and their difference, and the table of all variables."""
+        given = (self.pair.record, state["metric"], state["along"])
+        frame = records.differences(self.pair)
+        rows = [[_said(value) for value in row] for row in frame.head(_ROWS).itertuples(index=False, name=None)]
+        first, second = self.pair.labels
+        heads = [{"mean_a": f"mean {first}", "mean_b": f"mean {second}"}.get(name, name) for name in frame.columns]
+        only = [f"Only in {label}: {', '.join(names)}" for label, names in self.pair.only.items() if names]
+        title = "Every variable, the largest effect first"
+        return {
+            "difference_map": Drawing(views.difference_map(*given), views.difference_map_frame(*given)),
+            "differences": Drawing(card(title, [*self.pair.notes, *only], table(heads, rows), "gs-records-all"), frame),
+        }
+
+    def _options(self, metric: str) -> list[tuple[str, tuple[str, ...]]]:
+        found = choices(self.pair.record, metric)
+        return [(" × ".join(map(axis_label, along)) or "one number", along) for along in found]
+
+    def _fit(self, change: Mapping[str, Any]) -> None:
+        """Another variable has other dims: offer these before anything is drawn."""
+        held, self._held = self._held, True
+        try:
+            self._controls["along"].options = self._options(change["new"])
+        finally:
+            self._held = held
+
+
+def compare_records(a: xr.Dataset, b: xr.Dataset, labels: Sequence[str] = ("A", "B")) -> RecordsPanel:
+    """A panel over two records: one variable of both and its difference, on linked axes.
+
+    Raises Refusal as `records.pair` does: for what is no record, other definitions, and nothing in common.
+    """
+    return RecordsPanel(records.pair(a, b, labels))
+
+
+def _said(value: Any) -> str:
+    return number(value) if isinstance(value, float) else str(value)
+
+
+__all__ = ["RecordsPanel", "compare_records"]
