@@ -28,16 +28,16 @@ def polish(fit: Fit, x: Float[Tensor, "R n D"], y: Float[Tensor, "R n"], *, iter
     for replicate in range(x.shape[0]):
         own = fit.mixture.at(slice(replicate, replicate + 1))
         data = x[replicate : replicate + 1], y[replicate : replicate + 1]
-        first = flat_parameters(own)
+        first = flat_parameters(own)[0].numpy()
 
         def loss(
             flat: np.ndarray, own: GaussianMoE = own, data: tuple[Tensor, Tensor] = data
         ) -> tuple[float, np.ndarray]:
-            free = torch.tensor(flat, requires_grad=True)
+            free = torch.tensor(flat[None], requires_grad=True)
             value = -mixture_of(free, own).log_density(*data).mean()
             value.backward()
             assert free.grad is not None
-            return float(value.detach()), free.grad.numpy()
+            return float(value.detach()), free.grad[0].numpy()
 
         bounds = [(None, None)] * (len(first) - own.n_experts) + [(math.log(MIN_SCALE), None)] * own.n_experts
         found = minimize(
@@ -50,7 +50,7 @@ def polish(fit: Fit, x: Float[Tensor, "R n D"], y: Float[Tensor, "R n"], *, iter
         )
         before = float(fit.log_likelihood[replicate])
         better = -found.fun * n > before
-        ends.append(mixture_of(torch.tensor(found.x if better else first), own))
+        ends.append(mixture_of(torch.tensor(found.x if better else first)[None], own))
         values.append(max(-found.fun * n, before))
         steps.append(int(found.nit))
         finished.append(bool(found.success) or float(np.abs(found.jac).max()) < _FLAT_ENOUGH)
@@ -65,28 +65,30 @@ def polish(fit: Fit, x: Float[Tensor, "R n D"], y: Float[Tensor, "R n"], *, iter
     )
 
 
-def flat_parameters(own: GaussianMoE) -> np.ndarray:
-    """The free parameters of one replicate: w and b of all experts but the last, log tau where learned, a, c, log s."""
-    free = own.n_experts - 1
-    parts = [own.gate_slope[:, :free], own.gate_bias[:, :free]]
-    parts += [own.log_temperature] if own.router.temperature == "learned" else []
-    parts += [own.slope, own.intercept, own.log_scale]
-    return torch.cat([part.reshape(-1) for part in parts]).numpy().copy()
+def flat_parameters(mixture: GaussianMoE) -> Float[Tensor, "R P"]:
+    """The free parameters: w and b of all experts but the last, log tau where it is learned, then a, c and log s."""
+    free = mixture.n_experts - 1
+    parts = [mixture.gate_slope[:, :free], mixture.gate_bias[:, :free]]
+    parts += [mixture.log_temperature] if mixture.router.temperature == "learned" else []
+    parts += [mixture.slope, mixture.intercept, mixture.log_scale]
+    return torch.cat([part.reshape(len(mixture.slope), -1) for part in parts], -1)
 
 
-def mixture_of(flat: Tensor, like: GaussianMoE) -> GaussianMoE:
-    """The mixture of one replicate whose free parameters, in the order of `flat_parameters`, are ``flat``."""
-    experts, inputs, learned = like.n_experts, like.slope.shape[-1], like.router.temperature == "learned"
-    free = experts - 1
+def mixture_of(flat: Float[Tensor, "R P"], like: GaussianMoE) -> GaussianMoE:
+    """The mixtures whose free parameters are ``flat``: the inverse of `flat_parameters`, gradients kept.
+
+    What is not free is as in ``like``, which has R replicates or one.
+    """
+    count, experts, inputs = len(flat), like.n_experts, like.slope.shape[-1]
+    free, learned = experts - 1, like.router.temperature == "learned"
     sizes = [free * inputs, free, int(learned), experts * inputs, experts, experts]
-    gate, bias, log_tau, slope, intercept, log_scale = flat.split(sizes)
-    zero = flat.new_zeros(1)
+    gate, bias, log_tau, slope, intercept, log_scale = flat.split(sizes, -1)
     return GaussianMoE(
         like.router,
-        torch.cat([gate.view(1, free, inputs), flat.new_zeros(1, 1, inputs)], 1),
-        torch.cat([bias, zero])[None],
-        log_tau if learned else like.log_temperature,
-        slope.view(1, experts, inputs),
-        intercept[None],
-        log_scale[None],
+        torch.cat([gate.view(count, free, inputs), flat.new_zeros(count, 1, inputs)], 1),
+        torch.cat([bias, flat.new_zeros(count, 1)], 1),
+        log_tau[:, 0] if learned else like.log_temperature.expand(count),
+        slope.view(count, experts, inputs),
+        intercept,
+        log_scale,
     )

@@ -56,6 +56,8 @@ def rate_lines(ds: xr.Dataset, name: str) -> Still:
 
     Raises Refusal as `rate_lines_frame` does.
     """
+    from matplotlib.ticker import LogLocator
+
     from gatescope.views.still import still
 
     frame = rate_lines_frame(ds, name)
@@ -80,10 +82,11 @@ def rate_lines(ds: xr.Dataset, name: str) -> Still:
                 axes.plot(sizes, top * (sizes / sizes[0]) ** power, color=FAINT, ls="--", lw=1)
                 axes.annotate(words, (sizes[-1], top * (sizes[-1] / sizes[0]) ** power), color=FAINT, fontsize=9,
                               xytext=(4, 0), textcoords="offset points", va="center")  # fmt: skip
-            axes.set_xticks(sizes, [f"{int(size):,}" for size in sizes])
             axes.legend(loc="upper left", bbox_to_anchor=(1.05, 1.0), title="exponent, 95 % interval")
         axes.set(xscale="log", yscale="log", xlabel=axis_label("sample_size"), ylabel=quantity(ds[name]))
         if groups:
             axes.set_xticks(sizes, [f"{int(size):,}" for size in sizes])
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
             axes.minorticks_off()
     return figure
