@@ -24,8 +24,8 @@ HOSTILE = "<script>alert(1)</script>"
 
 
 @pytest.fixture(scope="module")
-def record(tmp_path_factory):
-    pytest.importorskip("transformers")
+def record(tmp_path_factory, require):
+    require("transformers")
     opened = open_model(str(scanned.folder(tmp_path_factory.mktemp("models") / "mixtral", "mixtral")))
     probes = choose_probes(opened, None)
     return measure(opened, tokenise(opened, scanned.TEXT, None), probes, progress=False)

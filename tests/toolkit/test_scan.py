@@ -20,14 +20,14 @@ from .scanned import TEXT, WORDS
 
 
 @pytest.fixture(scope="module")
-def llama(tmp_path_factory):
-    pytest.importorskip("transformers")
+def llama(tmp_path_factory, require):
+    require("transformers")
     return scanned.folder(tmp_path_factory.mktemp("models") / "llama")
 
 
 @pytest.fixture(scope="module")
-def mixtral(tmp_path_factory):
-    pytest.importorskip("transformers")
+def mixtral(tmp_path_factory, require):
+    require("transformers")
     return scanned.folder(tmp_path_factory.mktemp("models") / "mixtral", "mixtral")
 
 
