@@ -32,8 +32,10 @@ setup-dev:
 lab:  ## set up, copy the notebooks into work/, open JupyterLab there
 	@$(BOOTSTRAP) lab $(LAB_ARGS)
 
+# The browser has the machine to itself: a page starved of its core gives up on widgets. 5: no such tests were asked for.
 test: setup-dev  ## every test: contracts, units, notebooks, browser
-	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
+	@run() { $(BIN)/python -m pytest "$$@" $(ARGS) || { code=$$?; [ $$code = 5 ] || status=$$code; }; }; status=0; \
+	run -n auto --maxprocesses 4 --dist loadfile -m "not browser"; run -m browser; exit $$status
 
 notebooks: setup  ## run every notebook headless
 	@$(BIN)/gatescope run $(ARGS)

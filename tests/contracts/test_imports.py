@@ -40,6 +40,7 @@ ROOM_IMPORTS = {
     "weights": {"records", "kernels"},
     "tasks": set(),
     "recorder": {"scope", "probes", "records"},
+    "series": {"recorder", "checkpoints", "probes", "records"},
     "recorder_bench": {"recorder", "models", "layers", "gates", "probes", "kernels"},
     "scope_bench": {"scope", "probes", "kernels"},
     "train": {"recorder", "models", "checkpoints", "probes", "records", "tasks"},
