@@ -13,10 +13,10 @@ from collections import defaultdict
 from pathlib import Path
 
 from gatescope.taps import FAMILIES, SITES
+from gatescope_lessons.marked import marked, rewrite
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "families.md"
-_BEGIN, _END = "<!-- families:begin -->", "<!-- families:end -->"
 _ITEM = re.compile(r"^(tests/taps/[\w/]+\.py)::(test_\w+)(?:\[(.*)\])?$")
 
 
@@ -33,9 +33,8 @@ def tests_by_family() -> dict[str, dict[str, int]]:
         raise SystemExit(f"families: pytest could not collect tests/taps:\n{done.stdout}{done.stderr}")
     found: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
     for file, name, case in (match.groups() for match in map(_ITEM.match, done.stdout.splitlines()) if match):
-        # The longest name that ends or begins a case: "qwen3" is also how "qwen3_moe" begins.
-        families = [family for family in FAMILIES if re.search(rf"(^|-){family}(-|$)", case or "")]
-        found[f"{file}::{name}"][max(families, key=len, default="")] += 1
+        family = next((part for part in (case or "").split("-") if part in FAMILIES), "")
+        found[f"{file}::{name}"][family] += 1
     return found
 
 
@@ -71,12 +70,9 @@ def _spoken(test: str) -> str:
 
 def main() -> int:
     """Command line; see the module."""
-    text = PAGE.read_text(encoding="utf-8")
-    begin, end = text.index(_BEGIN) + len(_BEGIN), text.index(_END)
-    new = f"{text[:begin]}\n{page()}\n{text[end:]}"
     if "--check" not in sys.argv:
-        PAGE.write_text(new, encoding="utf-8")
-    elif new != text:
+        rewrite(PAGE, "families", page())
+    elif marked(PAGE, "families") != page():
         print("docs/families.md is not the page written now; run: .venv/bin/python scripts/families.py")
         return 1
     return 0

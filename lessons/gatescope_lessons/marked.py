@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from gatescope.errors import DataError
+from gatescope.paths import atomic_write
 
 
 def marked(path: Path, name: str) -> str:
@@ -17,6 +18,13 @@ def with_marked(path: Path, name: str, content: str) -> str:
     """The file's text with ``content`` in the place. Raises DataError unless the file has exactly one such place."""
     text, place = _found(path, name)
     return f"{text[: place.start(1)]}{content}\n{text[place.end(1) :]}"
+
+
+def rewrite(path: Path, name: str, content: str) -> None:
+    """Put ``content`` into the place, the file whole or not at all. Raises DataError as `with_marked` does."""
+    text = with_marked(path, name, content)
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def _found(path: Path, name: str) -> tuple[str, re.Match[str]]:

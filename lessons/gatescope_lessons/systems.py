@@ -17,12 +17,12 @@ from functools import cache
 from pathlib import Path
 
 from gatescope.errors import Refusal
-from gatescope.paths import atomic_write, repo_root
+from gatescope.paths import repo_root
 from gatescope_kernels.command import Command
 
 from gatescope_lessons.claims_ledger import Row, evaluate
 from gatescope_lessons.lesson_kit import Shelf, own_shelf
-from gatescope_lessons.marked import marked, with_marked
+from gatescope_lessons.marked import marked, rewrite
 
 _REFRESH = "run `gatescope systems --write`"
 
@@ -208,9 +208,7 @@ def _run(arguments: Namespace) -> int:
     for one in found:
         print(f"{one.system.id:30}{one.said}")
     if arguments.write:
-        text = with_marked(page_file(), "systems", page(found))
-        with atomic_write(page_file()) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        rewrite(page_file(), "systems", page(found))
     wrong = [f"{one.system.id}: {what}" for one in found for what in one.broken]
     if arguments.check and marked(page_file(), "systems") != page(found):
         wrong.append(f"docs/{page_file().name}: not the page computed now; {_REFRESH}")

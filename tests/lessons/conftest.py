@@ -128,6 +128,21 @@ def progress(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
+def expect_diagnosis() -> Callable[[Callable, object, str | None], None]:
+    """Asks a check about an answer: it passes where no diagnosis is expected, and else gives this one."""
+
+    def ask(check: Callable, answer: object, diagnosis: str | None) -> None:
+        result = check(answer)
+        if diagnosis is None:
+            assert result.status == "passed"
+        else:
+            assert result.status == "not yet"
+            assert diagnosis in result.detail
+
+    return ask
+
+
+@pytest.fixture
 def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Path]:
     """Makes an empty checkout of its own and points GATESCOPE_ROOT at it."""
 

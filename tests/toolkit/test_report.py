@@ -28,7 +28,7 @@ def record(tmp_path_factory, require):
     require("transformers")
     opened = open_model(str(scanned.folder(tmp_path_factory.mktemp("models") / "mixtral", "mixtral")))
     probes = choose_probes(opened, None)
-    return measure(opened, tokenise(opened, scanned.TEXT, None), probes, progress=False)
+    return measure(opened, tokenise(opened, scanned.TEXT, None)[0], probes, progress=False)
 
 
 class Page(HTMLParser):

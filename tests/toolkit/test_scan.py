@@ -41,7 +41,7 @@ def scan(*words: object) -> int:
 
 
 def test_the_record_is_what_the_model_shows_when_watched_directly(opened):
-    tokens = tokenise(opened, TEXT, None)
+    tokens, _ = tokenise(opened, TEXT, None)
     record = measure(opened, tokens, choose_probes(opened, None), progress=False)
     with torch.no_grad(), Scope(opened.model, [Sinks()]) as scope:
         logits = opened.model(tokens).logits
@@ -59,7 +59,7 @@ def test_the_record_is_what_the_model_shows_when_watched_directly(opened):
 
 def test_routing_is_measured_where_there_are_experts(mixtral):
     opened = open_model(str(mixtral))
-    record = measure(opened, tokenise(opened, TEXT, None), choose_probes(opened, None), progress=False)
+    record = measure(opened, tokenise(opened, TEXT, None)[0], choose_probes(opened, None), progress=False)
     assert record.expert_load.sizes == {"layer": 3, "expert": 6}
     assert record.expert_load.sum("expert").values == pytest.approx([1.0] * 3)
 
@@ -114,7 +114,7 @@ def test_a_gguf_file_of_the_packaged_kind_is_the_packaged_model(tmp_path):
     from gatescope.models.smollm2 import find_gguf, load_smollm2
 
     opened = open_model(str(find_gguf()))
-    tokens = tokenise(opened, "The cat", None)
+    tokens, _ = tokenise(opened, "The cat", None)
     with torch.no_grad():
         torch.testing.assert_close(opened.model(tokens), load_smollm2().model(tokens))
 

@@ -71,8 +71,7 @@ def _told(pair: Pair) -> list[str]:
     lines += [
         f"{row.variable}: other names at {100 * row.share:.0f} % of {row.places} places" for row in moved.itertuples()
     ]
-    lines += [f"Only in {label}: {', '.join(names)}" for label, names in pair.only.items() if names]
-    return [*lines, *(f"Note: {note}" for note in pair.notes)]
+    return [*lines, *pair.unmatched, *(f"Note: {note}" for note in pair.notes)]
 
 
 COMMAND = Command("compare two records variable by variable, with a page of figures", _configure, _run)

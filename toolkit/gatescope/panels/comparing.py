@@ -14,7 +14,7 @@ from gatescope.errors import Refusal
 from gatescope.panels.base import Panel
 from gatescope.panels.picture import Drawing
 from gatescope.views.select import labels
-from gatescope.views.style import card, number, table
+from gatescope.views.style import card, cell, table
 
 _REDUCTIONS = ("mean", "max", "min")
 
@@ -81,12 +81,8 @@ def _wide(frame: pd.DataFrame, metric: str) -> tuple[list[str], list[list[str]]]
     rows = []
     for name, group in frame.groupby("variant", sort=False):
         summary = group.iloc[0][["mean", "low", "high", "ratio"]]
-        rows.append([str(name), *map(_text, group.set_index("seed")[metric].reindex(seeds)), *map(_text, summary)])
+        rows.append([str(name), *map(cell, group.set_index("seed")[metric].reindex(seeds)), *map(cell, summary)])
     return heads, rows
-
-
-def _text(value: Any) -> str:
-    return number(value) if isinstance(value, float) else str(value)
 
 
 def _comparable(data: xr.DataArray) -> bool:

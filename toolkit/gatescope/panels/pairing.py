@@ -13,7 +13,7 @@ from gatescope.dims import axis_label
 from gatescope.panels.base import Panel
 from gatescope.panels.picture import Drawing
 from gatescope.views.differences import choices
-from gatescope.views.style import card, number, table
+from gatescope.views.style import card, cell, table
 
 _STYLE = {"description_width": "80px"}
 _ROWS = 12
@@ -29,8 +29,8 @@ class RecordsPanel(Panel):
     pictures = ("difference_map", "differences")
 
     def __init__(self, pair: records.Pair) -> None:
-        self.pair = pair
-        metrics = [str(name) for name in records.differences(pair)["variable"]]
+        self.pair, self._table = pair, _table(pair)
+        metrics = [str(name) for name in self._table.frame["variable"]]
         metric = ipywidgets.Dropdown(options=metrics, description="Variable", style=_STYLE)
         along = ipywidgets.Dropdown(options=self._options(metrics[0]), description="Along", style=_STYLE)
         metric.observe(self._fit, "value")
@@ -40,15 +40,9 @@ class RecordsPanel(Panel):
     def draw(self, state: Mapping[str, Any]) -> dict[str, Drawing]:
         """A, B and their difference, and the table of all variables."""
         given = (self.pair.record, state["metric"], state["along"])
-        frame = records.differences(self.pair)
-        rows = [[_said(value) for value in row] for row in frame.head(_ROWS).itertuples(index=False, name=None)]
-        first, second = self.pair.labels
-        heads = [{"mean_a": f"mean {first}", "mean_b": f"mean {second}"}.get(name, name) for name in frame.columns]
-        only = [f"Only in {label}: {', '.join(names)}" for label, names in self.pair.only.items() if names]
-        title = "Every variable, the largest effect first"
         return {
             "difference_map": Drawing(views.difference_map(*given), views.difference_map_frame(*given)),
-            "differences": Drawing(card(title, [*self.pair.notes, *only], table(heads, rows), "gs-records-all"), frame),
+            "differences": self._table,
         }
 
     def _options(self, metric: str) -> list[tuple[str, tuple[str, ...]]]:
@@ -72,8 +66,14 @@ def compare_records(a: xr.Dataset, b: xr.Dataset, labels: Sequence[str] = ("A", 
     return RecordsPanel(records.pair(a, b, labels))
 
 
-def _said(value: Any) -> str:
-    return number(value) if isinstance(value, float) else str(value)
+def _table(pair: records.Pair) -> Drawing:
+    """All variables, which no control changes."""
+    frame = records.differences(pair)
+    rows = [[cell(value) for value in row] for row in frame.head(_ROWS).itertuples(index=False, name=None)]
+    first, second = pair.labels
+    heads = [{"mean_a": f"mean {first}", "mean_b": f"mean {second}"}.get(name, name) for name in frame.columns]
+    title = "Every variable, the largest effect first"
+    return Drawing(card(title, [*pair.notes, *pair.unmatched], table(heads, rows), "gs-records-all"), frame)
 
 
 __all__ = ["RecordsPanel", "compare_records"]

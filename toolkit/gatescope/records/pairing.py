@@ -43,6 +43,11 @@ class Pair:
     notes: tuple[str, ...]
 
     @property
+    def unmatched(self) -> list[str]:
+        """A sentence for each record that has variables of its own."""
+        return [f"Only in {label}: {', '.join(names)}" for label, names in self.only.items() if names]
+
+    @property
     def labels(self) -> tuple[str, str]:
         """What the two are called."""
         first, second = self.record["record"].values.tolist()

@@ -8,14 +8,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-import xarray as xr
 
-from gatescope import views
 from gatescope.dims import axis_label
 from gatescope.records import Pair, differences, renamings
 from gatescope.report.page import figure, finding, page, table
 from gatescope.views.differences import Sides, sides
-from gatescope.views.select import labels
 from gatescope.views.style import COMPARED, INK, SEQUENTIAL, STRONG, number
 
 if TYPE_CHECKING:
@@ -31,10 +28,9 @@ def compare_page(pair: Pair) -> str:
     effects, and where both records come from."""
     first, second = pair.labels
     frame = differences(pair)
-    only = [f"Only in {label}: {', '.join(names)}." for label, names in pair.only.items() if names]
     said = finding(*_largest(frame, first, second), frame.head(_NAMED))
-    if pair.notes or only:
-        said += finding("Before you trust a difference", [*(f"{note}." for note in pair.notes), *only])
+    if doubts := [*pair.notes, *pair.unmatched]:
+        said += finding("Before you trust a difference", [f"{doubt}." for doubt in doubts])
     moved = renamings(pair)
     tables = table(_named(frame, first, second))
     if len(moved):
@@ -75,8 +71,7 @@ def _figures(pair: Pair, frame: pd.DataFrame) -> str:
     html = []
     for index, name in enumerate(frame["variable"].head(DRAWN)):
         drawn = sides(pair.record, name)
-        numbers = views.difference_map_frame(pair.record, name)
-        html.append(f"<h3>{escape(name)}</h3>{figure(still_of(drawn), f'difference-{index}', numbers)}")
+        html.append(f"<h3>{escape(name)}</h3>{figure(still_of(drawn), f'difference-{index}', drawn.frame())}")
     return "".join(html)
 
 
@@ -86,53 +81,38 @@ def still_of(drawn: Sides) -> Still:
 
 
 def _maps(drawn: Sides) -> Still:
-    from gatescope.views.still import signed_map, stills
+    from gatescope.views.still import draw_map, signed_map, stills
 
     signed = signed_map()
     y, x = drawn.dims
-    # Wide maps stand below each other.
-    rows, columns = (1, 3) if drawn.a.sizes[x] <= 40 else (3, 1)
-    with stills(
-        drawn.title, drawn.context, rows=rows, columns=columns, height=4.4 if rows == 1 else 8.4, sharey=True
-    ) as (
-        made,
-        cells,
-    ):
+    rows, columns, height = (3, 1, 8.4) if drawn.wide else (1, 3, 4.4)
+    grid = stills(drawn.title, drawn.context, rows=rows, columns=columns, height=height, sharey=True)
+    with grid as (made, cells):
         for axes, (heading, data) in zip(cells, drawn.parts, strict=True):
             is_difference = data is drawn.difference
-            limits = (-drawn.span, drawn.span) if is_difference else (drawn.low, drawn.high)
-            image = axes.imshow(
-                data.values,
-                cmap=signed if is_difference else SEQUENTIAL,
-                vmin=limits[0],
-                vmax=limits[1],
-                aspect="auto",
-                origin="lower",
-                interpolation="nearest",
-                extent=(*_edges(data, x), *_edges(data, y)),
-            )
-            axes.grid(False)
+            low, high = (-drawn.span, drawn.span) if is_difference else (drawn.low, drawn.high)
+            image = draw_map(axes, data, low, high, signed if is_difference else SEQUENTIAL)
             axes.set_title(heading, loc="left", fontsize=10, parse_math=False)
             axes.set_xlabel(axis_label(x))
-            made.colorbar(image, ax=axes, orientation="horizontal" if rows == 1 else "vertical", pad=0.02)
+            made.colorbar(image, ax=axes, orientation="vertical" if drawn.wide else "horizontal", pad=0.02)
         cells[0].set_ylabel(axis_label(y))
     return made
 
 
 def _lines(drawn: Sides) -> Still:
-    from gatescope.views.still import stills
+    from gatescope.views.still import places, stills
 
     (x,) = drawn.dims
     with stills(drawn.title, drawn.context, rows=2, columns=1, height=5.4) as (made, (above, below)):
-        places = _places(drawn.a, x)
+        at = places(drawn.a, x)
         for data, heading, colour, mark in (
             (drawn.a, drawn.names[0], COMPARED, "o-"),
             (drawn.b, drawn.names[1], STRONG, "s--"),
         ):
-            above.plot(places, data.values, mark, ms=4, lw=1.2, color=colour, label=heading)
+            above.plot(at, data.values, mark, ms=4, lw=1.2, color=colour, label=heading)
         above.set_ylabel(textwrap.fill(drawn.what, 20))
         above.legend(loc="best")
-        below.bar(places, np.nan_to_num(drawn.difference.values), color=INK)
+        below.bar(at, np.nan_to_num(drawn.difference.values), color=INK)
         below.set_ylabel("difference")
         below.set_xlabel(axis_label(x))
     return made
@@ -151,20 +131,6 @@ def _bars(drawn: Sides) -> Still:
         axes.invert_yaxis()
         axes.set_xlabel(drawn.what)
     return made
-
-
-def _places(data: xr.DataArray, dim: str) -> np.ndarray:
-    values = labels(data, dim)
-    return (
-        np.array(values, dtype=float)
-        if all(isinstance(value, int | float) for value in values)
-        else np.arange(len(values))
-    )
-
-
-def _edges(data: xr.DataArray, dim: str) -> tuple[float, float]:
-    places = _places(data, dim)
-    return float(places[0]) - 0.5, float(places[-1]) + 0.5
 
 
 def _provenance(pair: Pair) -> pd.DataFrame:

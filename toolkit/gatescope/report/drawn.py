@@ -12,7 +12,7 @@ import xarray as xr
 
 from gatescope import views
 from gatescope.dims import axis_label
-from gatescope.views.select import context, extreme, labels, long_frame, pieces, quantity
+from gatescope.views.select import context, extreme, long_frame, pieces, quantity
 from gatescope.views.style import COMPARED, SEQUENTIAL, STRONG, number
 
 if TYPE_CHECKING:
@@ -36,23 +36,12 @@ def heat_map(
     data: xr.DataArray, ds: xr.Dataset, title: str, top: float, low: float = 0.0, cmap: str = SEQUENTIAL
 ) -> Still:
     """A variable over layer and one more dimension as a map from ``low`` to ``top``; NaN is left blank."""
-    from gatescope.views.still import still, whole_axis
+    from gatescope.views.still import draw_map, still, whole_axis
 
     along = next(str(dim) for dim in data.dims if dim != "layer")
-    layers, others = labels(data, "layer"), labels(data, along)
-    height = min(max(2.6 + 0.14 * len(layers), 3.4), 8.0)
+    height = min(max(2.6 + 0.14 * data.sizes["layer"], 3.4), 8.0)
     with still(title, context(ds, str(data.name)), height=height) as (figure, axes):
-        axes.grid(False)
-        image = axes.imshow(
-            data.transpose("layer", along).values.astype(float),
-            cmap=cmap,
-            vmin=low,
-            vmax=top,
-            aspect="auto",
-            origin="lower",
-            interpolation="nearest",
-            extent=(others[0] - 0.5, others[-1] + 0.5, layers[0] - 0.5, layers[-1] + 0.5),
-        )
+        image = draw_map(axes, data.transpose("layer", along), low, top, cmap)
         axes.set(xlabel=axis_label(along), ylabel=axis_label("layer"))
         whole_axis(axes.xaxis)
         whole_axis(axes.yaxis)

@@ -13,8 +13,8 @@ from gatescope.views import massive_table_frame
 from gatescope.views.select import long_frame, pieces
 from gatescope.views.style import number
 
-#: A head is a sink when Gu's alpha_0 exceeds EPSILON; an expert is overloaded from OVERLOAD times the even load on.
-EPSILON, OVERLOAD = 0.3, 2.0
+#: An expert is overloaded from OVERLOAD times the even load on.
+OVERLOAD = 2.0
 #: Sun et al.: massive is above FLOOR and at least RATIO times the median of its layer.
 FLOOR, RATIO = 100.0, 1000.0
 _NAMED = 5
@@ -42,7 +42,8 @@ def _sinks(record: xr.Dataset) -> Iterator[Finding]:
     key = int(score["chosen"].values[0])
     frame = long_frame(score.isel(chosen=0, drop=True), "sink_score")
     frame = frame.merge(long_frame(record["first_attention"]), on=["layer", "head"]).dropna()
-    sinks = frame[frame["sink_score"] > EPSILON].sort_values("sink_score", ascending=False, kind="stable")
+    epsilon = record["sink_share"].attrs["epsilon"]
+    sinks = frame[frame["sink_score"] > epsilon].sort_values("sink_score", ascending=False, kind="stable")
     named = "; ".join(
         f"layer {row.layer}, head {row.head}: {number(row.sink_score)}" for row in sinks[:_NAMED].itertuples()
     )
@@ -52,7 +53,7 @@ def _sinks(record: xr.Dataset) -> Iterator[Finding]:
     yield Finding(
         f"Sinks: {len(sinks)} of {len(frame)} heads",
         (
-            f"{share} hold a sink at token {key}{spelled}: their sink score (Gu et al.) is above {EPSILON}, "
+            f"{share} hold a sink at token {key}{spelled}: their sink score (Gu et al.) is above {epsilon}, "
             f"where uniform attention would give {_baseline(score)}." + (f" Strongest: {named}." if named else ""),
             f"On average a head gives {number(frame['first_attention'].mean())} of its attention to the first token "
             f"(F-Attn); uniform attention would give {_baseline(record['first_attention'])}.",
@@ -192,7 +193,7 @@ def _baseline(data: xr.DataArray) -> str:
 
 
 _TABLE: tuple[tuple[tuple[str, ...], Callable[[xr.Dataset], Iterator[Finding]]], ...] = (
-    (("sink_score", "first_attention"), _sinks),
+    (("sink_score", "sink_share", "first_attention"), _sinks),
     (("top_value", "top_token", "top_dim", "magnitude_median", "massive_count"), _massive),
     (("expert_load",), _experts),
     (("entropy_normalised",), _entropy),
@@ -201,4 +202,4 @@ _TABLE: tuple[tuple[tuple[str, ...], Callable[[xr.Dataset], Iterator[Finding]]],
     (("next_token_loss",), _loss),
 )
 
-__all__ = ["EPSILON", "OVERLOAD", "Finding", "findings"]
+__all__ = ["OVERLOAD", "Finding", "findings"]

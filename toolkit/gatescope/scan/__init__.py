@@ -46,8 +46,8 @@ def _run(arguments: Namespace) -> int:
     from gatescope.scan.measuring import beyond_context, choose_probes, measure, tokenise
 
     opened = open_model(arguments.model)
-    tokens = tokenise(opened, text, arguments.length)
-    for note in (beyond_context(opened, tokens.shape[1]), _cut(opened.encode(text).shape[1], arguments.length)):
+    tokens, whole = tokenise(opened, text, arguments.length)
+    for note in (beyond_context(opened, tokens.shape[1]), _cut(tokens.shape[1], whole, arguments.length)):
         if note:
             print(f"Note: {note}.", file=sys.stderr)
     record = measure(opened, tokens, choose_probes(opened, arguments.probes))
@@ -59,12 +59,10 @@ def _run(arguments: Namespace) -> int:
     return 0
 
 
-def _cut(T: int, length: int | None) -> str | None:
-    from gatescope.scan.measuring import DEFAULT_LENGTH
-
-    if length is not None or T <= DEFAULT_LENGTH:
+def _cut(T: int, whole: int, length: int | None) -> str | None:
+    if length is not None or whole == T:
         return None
-    return f"read the first {DEFAULT_LENGTH:,} of {T:,} tokens; --length reads more"
+    return f"read the first {T:,} of {whole:,} tokens; --length reads more"
 
 
 COMMAND = Command("measure a model on a text: a labelled record and a report that opens offline", _configure, _run)

@@ -42,8 +42,8 @@ LOSS = Quantity(
 )
 
 
-def tokenise(opened: Opened, text: str, length: int | None) -> Int[Tensor, "1 T"]:
-    """The first ``length`` tokens of ``text``, the first `DEFAULT_LENGTH` when None.
+def tokenise(opened: Opened, text: str, length: int | None) -> tuple[Int[Tensor, "1 T"], int]:
+    """The first ``length`` tokens of ``text``, the first `DEFAULT_LENGTH` when None, and how many it has.
 
     Raises Refusal for a text of fewer than two tokens, or of fewer than the ``length`` that was asked for.
     """
@@ -57,7 +57,7 @@ def tokenise(opened: Opened, text: str, length: int | None) -> Int[Tensor, "1 T"
         raise Refusal(
             "scan", f"a text of {length or 2} tokens or more", f"{T}", "pass a longer text, or lower --length"
         )
-    return tokens[:, : length or DEFAULT_LENGTH]
+    return tokens[:, : length or DEFAULT_LENGTH], T
 
 
 def choose_probes(opened: Opened, names: Sequence[str] | None) -> list[Probe]:
@@ -89,7 +89,7 @@ def measure(
         )
     subject = opened.model if lens else opened.trunk
     bar = tqdm(total=opened.n_layers, desc=f"{T:,} tokens", unit="layer", disable=not progress)
-    arguments = {} if hasattr(subject, "tap_sites") else {"use_cache": False} if _caches(subject) else {}
+    arguments = {"use_cache": False} if _caches(subject) else {}
     with torch.no_grad(), bar, Scope(subject, probes) as scope, attached(subject, _Progress(bar, shown(subject))):
         try:
             output = subject(tokens, **arguments)
@@ -175,7 +175,7 @@ def _about(opened: Opened, tokens: Int[Tensor, "1 T"]) -> dict[str, Any]:
         about["context"] = opened.context
     if note := beyond_context(opened, tokens.shape[1]):
         about["note"] = note
-    if not isinstance(opened.trunk, torch.nn.Module) or not hasattr(opened.trunk, "tap_sites"):
+    if not hasattr(opened.trunk, "tap_sites"):
         about["transformers"] = version("transformers")
     return about
 

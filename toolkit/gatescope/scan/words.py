@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-_MARKS = str.maketrans({" ": "·", "\n": "⏎", "\t": "⇥", "\r": "␍"})
+from gatescope.models.smollm2.tokenizer import MARKS
 
 
 def visible(text: str, *, marks: bool = True) -> str:
     r"""``text`` with what does not print as a Python escape (\x1b, \u202e); ``marks`` shows space, newline and tab."""
-    shown = text.translate(_MARKS) if marks else text
+    shown = text.translate(MARKS) if marks else text
     return "".join(
         character if character.isprintable() else character.encode("unicode_escape").decode() for character in shown
     )

@@ -58,6 +58,16 @@ class Sides:
         first, second = self.names
         return ((first, self.a), (second, self.b), (f"{second} − {first}", self.difference))
 
+    @property
+    def wide(self) -> bool:
+        """Maps too wide to stand beside each other: they stand below each other."""
+        return self.a.sizes[self.dims[-1]] > _BESIDE
+
+    def frame(self) -> pd.DataFrame:
+        """Columns: the dims drawn, a, b and difference."""
+        frame = long_frame(self.a, "a") if self.dims else pd.DataFrame({"a": [float(self.a)]})
+        return frame.assign(b=self.b.values.ravel(), difference=self.difference.values.ravel())
+
 
 def choices(ds: xr.Dataset, metric: str) -> list[tuple[str, ...]]:
     """Dims that `difference_map` can draw ``metric`` along: pairs, then single ones; () for one number."""
@@ -74,9 +84,7 @@ def difference_map_frame(ds: xr.Dataset, metric: str, along: tuple[str, ...] | N
     Raises Refusal without the variable, without two records along ``record``, for a variable of names
     (`records.NAMING`), and for dims that it does not have.
     """
-    drawn = sides(ds, metric, along)
-    frame = long_frame(drawn.a, "a") if drawn.dims else pd.DataFrame({"a": [float(drawn.a)]})
-    return frame.assign(b=drawn.b.values.ravel(), difference=drawn.difference.values.ravel())
+    return sides(ds, metric, along).frame()
 
 
 def difference_map(ds: xr.Dataset, metric: str, along: tuple[str, ...] | None = None) -> Figure:
@@ -180,7 +188,7 @@ def _maps(drawn: Sides) -> Figure:
     from gatescope.views.hover import hover_figure
 
     rows, columns = drawn.dims
-    wide = drawn.a.sizes[columns] > _BESIDE
+    wide = drawn.wide
     places = [axis_label(dim) for dim in drawn.dims]
     traces: list[Any] = []
     layout: dict[str, Any] = {"annotations": []}

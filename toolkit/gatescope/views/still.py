@@ -11,14 +11,17 @@ from io import BytesIO
 from typing import Any
 
 import matplotlib as mpl
+import xarray as xr
 from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.colors import Colormap, LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
+from gatescope.views.select import labels
 from gatescope.views.style import CATEGORIES, DIVERGING, INK, PAPER, RULE, SOFT_INK
 
 _WRAP, _TITLE_WRAP = 112, 88
@@ -108,6 +111,29 @@ def _titled(title: str, context: Sequence[str], height: float) -> Still:
 def _note(axes: Axes, context: Sequence[str]) -> None:
     lines = [part for line in context for part in textwrap.wrap(line, _WRAP)]
     axes.set_title("\n".join(lines), loc="left", fontsize=9.5, color=SOFT_INK, parse_math=False)
+
+
+def draw_map(axes: Axes, data: xr.DataArray, low: float, high: float, cmap: str | Colormap) -> AxesImage:
+    """``data`` along its two dims as a map, the first one upwards; the caller names the axes."""
+    across, up = (places(data, str(dim)) for dim in reversed(data.dims))
+    axes.grid(False)
+    return axes.imshow(
+        data.values.astype(float),
+        cmap=cmap,
+        vmin=low,
+        vmax=high,
+        aspect="auto",
+        origin="lower",
+        interpolation="nearest",
+        extent=(across[0] - 0.5, across[-1] + 0.5, up[0] - 0.5, up[-1] + 0.5),
+    )
+
+
+def places(data: xr.DataArray, dim: str) -> list[float]:
+    """Where the labels of ``dim`` stand on an axis: numbers where they are, others one after another."""
+    values = labels(data, dim)
+    numeric = all(isinstance(value, int | float) for value in values)
+    return [float(value) for value in (values if numeric else range(len(values)))]
 
 
 def signed_map() -> Colormap:

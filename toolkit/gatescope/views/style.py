@@ -108,6 +108,11 @@ def shade(share: float, *, diverging: bool = False) -> tuple[str, str]:
     return f"#{red:02X}{green:02X}{blue:02X}", "#000000" if luminance > 0.18 else "#FFFFFF"
 
 
+def cell(value: Any) -> str:
+    """A value for a table: `number` of a float, anything else as it is."""
+    return number(value) if isinstance(value, float) else str(value)
+
+
 def number(value: float) -> str:
     """A number for a sentence: three or four figures, thousands grouped, NaN spelled out."""
     if value != value:

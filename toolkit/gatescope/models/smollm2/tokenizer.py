@@ -15,7 +15,8 @@ from gatescope.errors import Refusal
 #: Longest text `Tokenizer.prepare` lets through. The model was trained up to 8,192; a laptop waits too long for that.
 MAX_TOKENS = 2048
 
-_VISIBLE = str.maketrans({" ": "·", "\n": "⏎", "\t": "⇥", "\r": "␍"})
+#: White space as it is shown on an axis.
+MARKS = str.maketrans({" ": "·", "\n": "⏎", "\t": "⇥", "\r": "␍"})
 
 
 class Tokenizer:
@@ -90,7 +91,7 @@ class Tokenizer:
         if token in self._special:
             return token
         raw = bytes(_CHARACTER_TO_BYTE[character] for character in token)
-        return raw.decode("utf-8", errors="backslashreplace").translate(_VISIBLE)
+        return raw.decode("utf-8", errors="backslashreplace").translate(MARKS)
 
 
 def _byte_alphabet() -> dict[int, str]:
