@@ -148,6 +148,8 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         with suppress(psutil.NoSuchProcess):
             member.kill()
     process.wait()
+    # A kill takes effect a moment later on a busy machine; one that nobody reaps stays listed, hence the limit.
+    psutil.wait_procs(family[1:], timeout=2)
 
 
 def _crash(job: Job, ended: str, executed: NotebookNode) -> str:
