@@ -5,6 +5,7 @@ python merging.py RANK RENDEZVOUS OUT ddp|fsdp
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Callable
 from datetime import timedelta
@@ -52,15 +53,7 @@ def _main(rank: int, rendezvous: str, out: Path, way: str) -> None:
     limit = timedelta(seconds=60)
     distributed.init_process_group("gloo", f"file://{rendezvous}", limit, world_size=2, rank=rank)
     for kind in MLPS:
-        built = model(kind)
-        called = (
-            fully_shard(built, mesh=init_device_mesh("cpu", (2,))) if way == "fsdp" else DistributedDataParallel(built)
-        )
-        with torch.no_grad(), Scope(built, probes(built)) as scope:
-            for index in SHARES[way][rank]:
-                called(batches()[index])
-        file = records.save(scope.merged().record(created=False), out / f"{kind}-{rank}.nc")
-        assert scope.merged().record(created=False).equals(records.load(file))
+        _merge(kind, rank, out, way)
     built = model("experts")
     for kept in (Massive(keep=True), Routing(keep=True)):
         with torch.no_grad(), Scope(built, [kept]) as scope:
@@ -68,7 +61,19 @@ def _main(rank: int, rendezvous: str, out: Path, way: str) -> None:
         _refused(lambda scope=scope: scope.merged(), "leave keep=True to one process", out / f"keep-{rank}")
     different = Scope(built, [Massive()] if rank else [Routing()])
     _refused(different.merged, "the same probes in every process", out / f"different-{rank}")
+    # A group that dies with DDP's reducer joins its thread while it holds the interpreter's lock: the thread may want it.
+    gc.collect()
     distributed.destroy_process_group()
+
+
+def _merge(kind: str, rank: int, out: Path, way: str) -> None:
+    built = model(kind)
+    called = fully_shard(built, mesh=init_device_mesh("cpu", (2,))) if way == "fsdp" else DistributedDataParallel(built)
+    with torch.no_grad(), Scope(built, probes(built)) as scope:
+        for index in SHARES[way][rank]:
+            called(batches()[index])
+    file = records.save(scope.merged().record(created=False), out / f"{kind}-{rank}.nc")
+    assert scope.merged().record(created=False).equals(records.load(file))
 
 
 def _refused(act: Callable[[], object], words: str, mark: Path) -> None:

@@ -38,6 +38,7 @@ def merged(request, tmp_path_factory) -> tuple[str, Path]:
     finally:
         for worker in workers:
             worker.kill()
+            worker.communicate()
     return request.param, out
 
 
