@@ -61,7 +61,7 @@ def _main(rank: int, rendezvous: str, out: Path, way: str) -> None:
         _refused(lambda scope=scope: scope.merged(), "leave keep=True to one process", out / f"keep-{rank}")
     different = Scope(built, [Massive()] if rank else [Routing()])
     _refused(different.merged, "the same probes in every process", out / f"different-{rank}")
-    # A group that dies with DDP's reducer joins its thread while it holds the interpreter's lock: the thread may want it.
+    # A group that dies with DDP's reducer joins its thread while it holds the interpreter's lock; the thread wants it.
     gc.collect()
     distributed.destroy_process_group()
 
