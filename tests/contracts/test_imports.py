@@ -48,6 +48,8 @@ ROOM_IMPORTS = {
     "intervals": set(),
     "rates": set(),
     "mixtures": set(),
+    "normalisers": set(),
+    "hopfield": {"normalisers"},
     "recipes": {"gates", "layers", "models", "tasks", "train"},
     "views": {"records", "intervals", "rates"},
     "report": {"records", "views"},
