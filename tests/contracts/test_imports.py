@@ -76,6 +76,7 @@ ONLY_IN = {
     },
     "papermill": {"gatescope_lessons"},
     "zarr": {"gatescope.records"},
+    "sklearn": {"gatescope.tasks"},
     "fla": {"gatescope_kernels.ops.gated_linear_attention.bench"},
     "triton": {"gatescope_kernels.ops", "gatescope_kernels.compiled"},
     "liger_kernel": {"gatescope_kernels.ops.polynorm.bench"},

@@ -7,6 +7,7 @@ import pytest
 import torch
 from gatescope.errors import Refusal
 from gatescope.tasks import Digits, digits
+from jaxtyping import TypeCheckError
 from sklearn.datasets import load_digits
 
 
@@ -55,11 +56,12 @@ def test_the_loss_is_that_of_the_label() -> None:
 
 
 def test_refusals() -> None:
-    with pytest.raises(Refusal, match="a part of"):
+    # The shape checker of tests may be faster.
+    with pytest.raises((Refusal, TypeCheckError), match="part"):
         digits("validation")  # type: ignore[arg-type]
     with pytest.raises(Refusal, match="held-out"):
         digits("test", held_out=1797)
-    with pytest.raises(Refusal, match="labels of"):
+    with pytest.raises((Refusal, TypeCheckError), match="labels"):
         Digits(labels="shuffled")  # type: ignore[arg-type]
     with pytest.raises(Refusal, match="size >= 1"):
         Digits().batch(0, 0)

@@ -1,5 +1,6 @@
-"""Synthetic tasks and texts, seeded. A task to train on has ``batch(seed, size) -> (tokens [B T], mask [B T])``."""
+"""Synthetic tasks, texts and images, seeded. A task to train on has ``batch(seed, size)``, see `gatescope.train`."""
 
 from gatescope.tasks.bigram_binding import BigramBinding
+from gatescope.tasks.digits import Digits, digits
 
-__all__ = ["BigramBinding"]
+__all__ = ["BigramBinding", "Digits", "digits"]
