@@ -34,7 +34,7 @@ ROOM_IMPORTS = {
     "models": {"layers", "taps", "gates", "kernels"},
     "checkpoints": {"models"},
     "records": set(),
-    "probes": {"taps", "records", "kernels"},
+    "probes": {"taps", "records", "normalisers", "kernels"},
     "interventions": {"taps", "kernels"},
     "scope": {"taps", "probes", "records"},
     "weights": {"records", "kernels"},

@@ -17,6 +17,8 @@ from gatescope.interventions import (
     DropExperts,
     MaskKeys,
     RandomExperts,
+    ScaleLogits,
+    ShiftQueries,
     ShuffledGates,
     WindowWithSinks,
     ZeroDims,
@@ -25,7 +27,7 @@ from gatescope.layers import AttentionSpec, MLPSpec, MoESpec
 from gatescope.models import LMConfig, TinyLM
 from gatescope.probes import Routing, Sinks
 from gatescope.taps import AttentionCall, GateScores, Handler, RouterScores, attached
-from gatescope_kernels import Visibility
+from gatescope_kernels import Visibility, gated_attention
 
 D, T, LAYERS = 16, 9, 3
 G1 = GateSpec(position="sdpa")
@@ -38,6 +40,7 @@ MAKERS = {
     "blend_gates": lambda: BlendGates(0.3, layers=1),
     "add_sink": lambda: AddSink(3.0, heads=[0, 2], layers=1),
     "drop_experts": lambda: DropExperts([0, 1], layers=1),
+    "scale_logits": lambda: ScaleLogits(3.0, layers=1),
 }
 DENSE, EXPERTS = MLPSpec(kind="gelu", hidden=24), MoESpec(experts=6, k=2, hidden=12)
 
@@ -513,3 +516,33 @@ class TestAddSink:
     def test_what_does_not_fit_is_refused(self, model, tokens, make, message):
         with pytest.raises(Refusal, match=message), make().on(model):
             model(tokens)
+
+
+class TestScaleLogits:
+    def test_it_scales_the_logits_of_the_chosen_layer(self, model, tokens):
+        plain, changed = (seen_with(model, tokens, "attention", *given) for given in ([], [ScaleLogits(3.0, layers=1)]))
+        assert changed[0].scale == plain[0].scale
+        q, k, v = plain[1].q, plain[1].k.repeat_interleave(2, 1), plain[1].v.repeat_interleave(2, 1)
+        scores = (3.0 * q @ k.mT / 8**0.5).masked_fill(torch.ones(T, T, dtype=torch.bool).triu(1), -torch.inf)
+        want = gated_attention(q=changed[1].q, k=changed[1].k, v=changed[1].v, scale=changed[1].scale)
+        torch.testing.assert_close(want, scores.softmax(-1) @ v)
+
+    def test_one_changes_nothing(self, model, tokens):
+        with ScaleLogits(1.0).on(model):
+            changed = model(tokens)
+        torch.testing.assert_close(changed, model(tokens))
+
+    def test_the_control_moves_queries_as_far(self, model, tokens):
+        control = ScaleLogits(3.0, layers=1).control(0)
+        plain, moved = (seen_with(model, tokens, "attention", *given)[1].q.detach() for given in ([], [control]))
+        torch.testing.assert_close((moved - plain).norm(dim=-1), 2.0 * plain.norm(dim=-1))
+        cosine = torch.cosine_similarity(moved - plain, plain, dim=-1)
+        assert abs(float(cosine.mean())) < 0.15
+        assert isinstance(ScaleLogits(0.5).control(1), ShiftQueries)
+
+    @pytest.mark.parametrize("beta", [0.0, -1.0, float("nan"), float("inf")])
+    def test_what_does_not_fit_is_refused(self, beta):
+        with pytest.raises(Refusal, match="ScaleLogits: wanted a finite beta above 0"):
+            ScaleLogits(beta)
+        with pytest.raises(Refusal, match="got a control"):
+            ScaleLogits(2.0).control(0).control(1)

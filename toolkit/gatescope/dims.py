@@ -48,6 +48,13 @@ _TABLE = (
     Dim("", "point", "samples of a data set, or points of a grid", "point"),
     Dim("", "true_expert", "experts of the model that made the data", "true expert"),
     Dim("", "pattern", "N:M patterns, as N:M", "pattern N:M"),
+    Dim("", "mode", "operating modes, by the share of keys that hold most of the attention", "operating mode"),
+    Dim("", "beta", "inverse temperatures", "inverse temperature β"),
+    Dim("", "dimension", "dimensions of the space that stored patterns lie in", "dimension d"),
+    Dim("", "update", "updates of a memory, 0 is the query", "update"),
+    Dim("", "stored", "patterns that a memory holds", "stored pattern"),
+    Dim("", "picture", "images shown side by side", "image"),
+    Dim("", "pixel", "pixels of an image, row by row", "pixel"),
 )
 
 #: Record name -> Dim.

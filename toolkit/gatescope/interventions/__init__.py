@@ -14,8 +14,9 @@ from gatescope.interventions.experts import DropExperts, RandomExperts
 from gatescope.interventions.gates import BlendGates, ShuffledGates
 from gatescope.interventions.hidden import ClampDims, ZeroDims
 from gatescope.interventions.sinks import AddSink
+from gatescope.interventions.temperature import ScaleLogits, ShiftQueries
 
-_TABLE = (ZeroDims, ClampDims, MaskKeys, WindowWithSinks, AddSink, BlendGates, DropExperts)
+_TABLE = (ZeroDims, ClampDims, MaskKeys, WindowWithSinks, AddSink, BlendGates, DropExperts, ScaleLogits)
 INTERVENTIONS: dict[str, type[Intervention]] = {intervention.name: intervention for intervention in _TABLE}
 
 __all__ = [
@@ -28,6 +29,8 @@ __all__ = [
     "Intervention",
     "MaskKeys",
     "RandomExperts",
+    "ScaleLogits",
+    "ShiftQueries",
     "ShuffledGates",
     "WindowWithSinks",
     "ZeroDims",

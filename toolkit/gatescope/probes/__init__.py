@@ -11,6 +11,7 @@ from gatescope.probes.outliers import OutlierSensitivity
 from gatescope.probes.residual import ResidualNorms
 from gatescope.probes.routing import Routing
 from gatescope.probes.sinks import Sinks
+from gatescope.probes.state_size import StateSize
 from gatescope.probes.value_drain import ValueDrain
 
 _TABLE = (
@@ -24,6 +25,7 @@ _TABLE = (
     OutlierSensitivity,
     ResidualNorms,
     LogitLens,
+    StateSize,
 )
 PROBES: dict[str, type[Probe]] = {probe.name: probe for probe in _TABLE}
 
@@ -39,6 +41,7 @@ __all__ = [
     "ResidualNorms",
     "Routing",
     "Sinks",
+    "StateSize",
     "ValueDrain",
     "saturation",
 ]

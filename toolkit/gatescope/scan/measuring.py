@@ -29,8 +29,8 @@ from gatescope.taps import Event, Handler, attached, shown
 DEFAULT_LENGTH, LENS_LENGTH = 2048, 2048
 #: Tokens whose logits are held at once.
 CHUNK = 256
-#: Not measured unless named: a reading of every layer's logits, and a rounding of every activation.
-_ON_REQUEST = frozenset({"lens", "outliers"})
+#: Not measured unless named: a reading of every layer's logits, a rounding of every activation, a sorting of every row.
+_ON_REQUEST = frozenset({"lens", "outliers", "state_size"})
 LOSS = Quantity(
     "next_token_loss",
     ("token",),

@@ -32,6 +32,7 @@ MADE_BY: dict[str, str] = {
     **dict.fromkeys(("resid_norm", "attention_update_norm", "mlp_update_norm"), "ResidualNorms()"),
     **dict.fromkeys(("lens_loss", "lens_divergence", "lens_entropy", "lens_agreement"), "LogitLens(model.readout)"),
     "int8_error": "OutlierSensitivity()",
+    **dict.fromkeys(("state_size", "state_share", "mode_share", "operating_mode"), "StateSize()"),
 }
 _OF_WEIGHTS = "weight_"
 #: Attributes printed under a title, in this order, when the record or the variable carries them.
