@@ -13,6 +13,7 @@ profile = "quick"
 from gatescope import panels, views
 from gatescope.interventions import MaskKeys, ZeroDims
 from gatescope.models.smollm2 import load_smollm2
+from gatescope.panels.plot import Plot
 from gatescope.reading import read_text
 from gatescope.tasks.text import story
 
@@ -158,7 +159,7 @@ checks.normalised_entropy(normalised_entropy)
 
 # %%
 layer, dim = lab.massive_site(record)
-views.massive_3d(record, layer=layer)
+Plot(views.massive_3d(record, layer=layer))  # as in a panel: it waits for the others on the page to stand
 
 # %%
 views.massive_table(record, layer=layer)

@@ -1,19 +1,29 @@
 // Draws a plotly figure. plotly.js is 5 MB: it comes once a kernel, in the Library widget, and is parsed once a page.
 const rest = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
 
-// A widget that is not set up within two seconds is given up by its loader, and reading the library or drawing holds the
-// page. So the library waits until the other plots of a panel stand, and plots draw one after the other, with air between.
-const GRACE = 400;
+// A widget that is not set up within two seconds is given up by its loader, and reading the library or a first drawing
+// holds the page for most of them. So each of these waits until the page has answered promptly for a while: by then the
+// widgets that came meanwhile are set up. Redrawing is quick, and waits only for its turn.
+const TICK = 50;
 
-function inTurn(work) {
+async function calm(milliseconds) {
+  const end = performance.now() + 5000;
+  for (let quiet = 0; quiet < milliseconds && performance.now() < end; ) {
+    const before = performance.now();
+    await rest(TICK);
+    quiet = performance.now() - before < 2 * TICK ? quiet + TICK : 0;
+  }
+}
+
+function inTurn(pause, work) {
   const before = globalThis.gatescopeTurn ?? Promise.resolve();
-  const turn = before.then(() => rest(20)).then(work);
+  const turn = before.then(pause).then(work);
   globalThis.gatescopeTurn = turn.catch(() => {});
   return turn;
 }
 
 async function load(source) {
-  if (!globalThis.gatescopePlotly) await rest(GRACE);
+  if (!globalThis.gatescopePlotly) await calm(400);
   globalThis.gatescopePlotly ??= new Promise((resolve, reject) => {
     // Shadowed, so that a module loader on the page does not swallow the library.
     const wrapped = `(function () { var define, module, exports;\n${source}\n}).call(window);`;
@@ -45,7 +55,8 @@ export default {
         const figure = JSON.parse(model.get("figure"));
         place.setAttribute("role", "img");
         place.setAttribute("aria-label", model.get("alt"));
-        await inTurn(() => Plotly.react(place, figure.data, figure.layout, { displaylogo: false }));
+        const pause = () => (place.data ? rest(20) : calm(3 * TICK));
+        await inTurn(pause, () => Plotly.react(place, figure.data, figure.layout, { displaylogo: false }));
       } catch (error) {
         place.textContent = `This figure could not be drawn: ${error.message}. Run the cell again.`;
       }
