@@ -39,6 +39,7 @@ ROOM_IMPORTS = {
     "scope": {"taps", "probes", "records"},
     "weights": {"records", "kernels"},
     "tasks": set(),
+    "surgery": {"layers", "models"},
     "recorder": {"scope", "probes", "records"},
     "series": {"recorder", "checkpoints", "probes", "records"},
     "recorder_bench": {"recorder", "models", "layers", "gates", "probes", "kernels"},

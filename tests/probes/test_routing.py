@@ -55,6 +55,7 @@ def test_every_number_follows_its_definition(measure, scores):
     assert here.load_violation == pytest.approx((load.max() - load.mean()) / load.mean())
     assert here.load_cv == pytest.approx(np.std(load) / load.mean())
     assert here.experts_dead == (load == 0).sum()
+    assert here.experts_visited == pytest.approx(load.sum() / 22)
     assert here.switch_loss == pytest.approx(E * sum(f * importance))
     np.testing.assert_allclose(here.coactivation, pairs / np.diag(pairs)[:, None])
     assert here.expert_load.attrs["window_tokens"] == 22

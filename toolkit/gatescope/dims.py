@@ -47,6 +47,7 @@ _TABLE = (
     Dim("", "sample_size", "samples that an estimate is made from", "sample size n"),
     Dim("", "point", "samples of a data set, or points of a grid", "point"),
     Dim("", "true_expert", "experts of the model that made the data", "true expert"),
+    Dim("", "group", "groups of tokens named by the user, such as clusters or languages", "group of tokens"),
     Dim("", "pattern", "N:M patterns, as N:M", "pattern N:M"),
     Dim("", "mode", "operating modes, by the share of keys that hold most of the attention", "operating mode"),
     Dim("", "beta", "inverse temperatures", "inverse temperature β"),

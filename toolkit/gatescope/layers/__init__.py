@@ -1,8 +1,23 @@
 """Layers: each takes a frozen spec and shows its taps."""
 
 from gatescope.layers.attention import Attention, AttentionSpec
+from gatescope.layers.balancing import AuxiliaryLoss, Balancer, BiasUpdate
 from gatescope.layers.gate import Gate, score_shape
 from gatescope.layers.mlp import MLP, MLPSpec
 from gatescope.layers.moe import MoE, MoESpec
+from gatescope.layers.routers import DenseToSparse
 
-__all__ = ["MLP", "Attention", "AttentionSpec", "Gate", "MLPSpec", "MoE", "MoESpec", "score_shape"]
+__all__ = [
+    "MLP",
+    "Attention",
+    "AttentionSpec",
+    "AuxiliaryLoss",
+    "Balancer",
+    "BiasUpdate",
+    "DenseToSparse",
+    "Gate",
+    "MLPSpec",
+    "MoE",
+    "MoESpec",
+    "score_shape",
+]

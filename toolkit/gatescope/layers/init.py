@@ -9,10 +9,10 @@ from torch import nn
 STD = 0.02
 
 
-def linear(d_in: int, d_out: int, generator: torch.Generator | None) -> nn.Linear:
-    """A linear map without bias, W ~ N(0, STD^2)."""
+def linear(d_in: int, d_out: int, generator: torch.Generator | None, std: float = STD) -> nn.Linear:
+    """A linear map without bias, W ~ N(0, std^2)."""
     layer = nn.utils.skip_init(nn.Linear, d_in, d_out, bias=False)
-    nn.init.normal_(layer.weight, std=STD, generator=generator)
+    nn.init.normal_(layer.weight, std=std, generator=generator)
     return layer
 
 

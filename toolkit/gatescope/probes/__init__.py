@@ -1,6 +1,7 @@
 """Probes: streaming reducers from a forward pass to labelled numbers. Adding one is a file and a row."""
 
 from gatescope.probes._saturation import saturation
+from gatescope.probes._specialisation import specialisation
 from gatescope.probes.activations import ActivationSparsity
 from gatescope.probes.base import Probe
 from gatescope.probes.entropy import Entropy
@@ -44,4 +45,5 @@ __all__ = [
     "StateSize",
     "ValueDrain",
     "saturation",
+    "specialisation",
 ]

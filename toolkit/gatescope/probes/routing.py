@@ -133,6 +133,15 @@ class Routing(Probe):
             "all probabilities alike: log E",
         ),
         Quantity(
+            "experts_visited",
+            ("layer",),
+            "experts",
+            "experts a token visits, mean",
+            "sum_e N_e / tokens",
+            _OURS,
+            "a router of fixed k: k",
+        ),
+        Quantity(
             "coactivation",
             ("layer", "expert", "other_expert"),
             "1",
@@ -237,6 +246,7 @@ class Routing(Probe):
             "experts_dead": ((load == 0).sum(-1), {"baseline_value": E * (1 - k / E) ** N}),
             "expert_dead": (load == 0, {}),
             "router_entropy": (sums.mean("entropy", "tokens", *seen), {"baseline_value": math.log(E)}),
+            "experts_visited": (sums.mean("choices", "tokens", *seen), {}),
             "coactivation": (_conditional(sums.read("pairs")), {"baseline_value": (k - 1) / (E - 1)}),
             "switch_loss": (E * (f * P).sum(-1), {"baseline_value": 1.0}),
         }

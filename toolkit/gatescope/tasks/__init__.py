@@ -1,6 +1,7 @@
 """Synthetic tasks, texts and images, seeded. A task to train on has ``batch(seed, size)``, see `gatescope.train`."""
 
 from gatescope.tasks.bigram_binding import BigramBinding
+from gatescope.tasks.clusters import GaussianClusters
 from gatescope.tasks.digits import Digits, digits
 
-__all__ = ["BigramBinding", "Digits", "digits"]
+__all__ = ["BigramBinding", "Digits", "GaussianClusters", "digits"]
