@@ -30,7 +30,7 @@ ROOM_IMPORTS = {
     "data": set(),
     "gates": set(),
     "taps": {"kernels"},
-    "layers": {"gates", "taps", "kernels"},
+    "layers": {"gates", "taps", "normalisers", "kernels"},
     "models": {"layers", "taps", "gates", "kernels"},
     "checkpoints": {"models"},
     "records": set(),

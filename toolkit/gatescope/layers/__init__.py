@@ -3,6 +3,7 @@
 from gatescope.layers.attention import Attention, AttentionSpec
 from gatescope.layers.balancing import AuxiliaryLoss, Balancer, BiasUpdate
 from gatescope.layers.gate import Gate, score_shape
+from gatescope.layers.hopfield import Hopfield, HopfieldSpec
 from gatescope.layers.mlp import MLP, MLPSpec
 from gatescope.layers.moe import MoE, MoESpec
 from gatescope.layers.routers import DenseToSparse
@@ -16,6 +17,8 @@ __all__ = [
     "BiasUpdate",
     "DenseToSparse",
     "Gate",
+    "Hopfield",
+    "HopfieldSpec",
     "MLPSpec",
     "MoE",
     "MoESpec",
