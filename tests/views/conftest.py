@@ -111,6 +111,24 @@ def record() -> xr.Dataset:
 
 
 @pytest.fixture
+def history() -> xr.Dataset:
+    """Loads of two layers over three steps; expert 2 of layer 0 goes idle. Two groups that experts 0 and 1 serve."""
+    load = np.full((3, 2, 4), 0.25)
+    load[2, 0] = [0.25, 0.75, 0.0, 0.0]
+    load[0, 1] = np.nan
+    served = np.array([[[1.0, 0.0, 0.0, 0.0], [0.1, 0.9, 0.0, 0.0]], [[0.25] * 4, [np.nan] * 4]])
+    return xr.Dataset(
+        {
+            "expert_load": _described(("step", "layer", "expert"), load, "share of assignments"),
+            "group_expert": _described(("layer", "group", "expert"), served, "share of the group's visits"),
+            "group_information": _described("layer", [0.56, 0.0], "information of the expert about the group", "nats"),
+        },
+        coords={"step": [0, 50, 100], "layer": [0, 1], "group": ["a", "b"]},
+        attrs={"T": 48},
+    )
+
+
+@pytest.fixture
 def losses() -> xr.Dataset:
     settings = ["full attention", "window 64", "window 64 + 1 sink", "random control 0"]
     return xr.Dataset(
@@ -192,7 +210,7 @@ def mixture() -> xr.Dataset:
 
 
 @pytest.fixture
-def drawn(record, losses, runs, strip, two, falling, mixture):
+def drawn(record, history, losses, runs, strip, two, falling, mixture):
     """View name -> the dataset and the further arguments it is drawn from here."""
     own = {
         "loss_bars": (losses, ()),
@@ -202,6 +220,8 @@ def drawn(record, losses, runs, strip, two, falling, mixture):
         "rate_lines": (falling, ("error",)),
         "mixture_fit": (mixture, ()),
         "voronoi_plane": (mixture, ()),
+        "expert_load_history": (history, ()),
+        "group_expert_map": (history, ()),
         "difference_map": (two, ("first_attention",)),
     }
     from gatescope.views import VIEWS

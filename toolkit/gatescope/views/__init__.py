@@ -51,6 +51,8 @@ _TABLE = (
     View(
         "token_expert_map", "experts", ("token_expert", "token_weight"), "which experts every token of a layer visits"
     ),
+    View("expert_load_history", "routing", ("expert_load",), "load of every expert of a layer over training"),
+    View("group_expert_map", "routing", ("group_expert",), "which experts serve which group of tokens"),
     View(
         "residual_profile",
         "residual",
