@@ -210,12 +210,31 @@ def mixture() -> xr.Dataset:
 
 
 @pytest.fixture
-def drawn(record, history, losses, runs, strip, two, falling, mixture):
+def memory() -> xr.Dataset:
+    """A state on its way in a memory of six patterns, what beta does to it, and a layer of four modes of heads."""
+    rng = np.random.default_rng(2)
+    betas, weights = 2.0 ** np.arange(5), [0.05, 0.5, 0.0, 0.3, 0.15, 0.0]
+    return xr.Dataset(
+        {
+            "state_image": _described(("picture", "pixel"), rng.uniform(0, 1, (3, 9)), "grey value"),
+            "state_weight": _described("stored", weights, "weight"),
+            "state_share": _described(("variant", "seed", "beta"), rng.uniform(0, 1, (2, 3, 5)), "share of patterns"),
+            "operating_mode": _described(("layer", "head"), [[1, 1, 2, 4], [3, 4, 4, 4]], "class of the median row"),
+        },
+        coords={"picture": ["query", "update 1", "meant"], "beta": betas, "variant": ["softmax", "entmax"]},
+        attrs={"T": 1, "finding": "retrieved after 1 update"},
+    )
+
+
+@pytest.fixture
+def drawn(record, history, losses, runs, strip, two, falling, mixture, memory):
     """View name -> the dataset and the further arguments it is drawn from here."""
     own = {
         "loss_bars": (losses, ()),
         "variant_strip": (runs, ("first_attention",)),
         "curves": (runs, ("loss",)),
+        **dict.fromkeys(("retrieval_gallery", "state_weights", "mode_bars"), (memory, ())),
+        "sweep_lines": (memory, ("state_share", "x")),
         "token_strip": (strip, ("nll_change",)),
         "rate_lines": (falling, ("error",)),
         "mixture_fit": (mixture, ()),

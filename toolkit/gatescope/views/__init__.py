@@ -94,6 +94,10 @@ _TABLE = (
         ("expert_slope", "expert_intercept", "expert_mass", "expert_cell", "true_slope", "true_intercept"),
         "fitted experts in the Voronoi cells of the true ones",
     ),
+    View("sweep_lines", "sweeps", (), "one variable along an inverse temperature or a dimension"),
+    View("retrieval_gallery", "retrieval", ("state_image",), "a state on its way to a stored pattern, as images"),
+    View("state_weights", "retrieval", ("state_weight",), "with which weights a state reads a memory, ranked"),
+    View("mode_bars", "modes", ("operating_mode",), "operating modes of the heads of every layer"),
     View("curves", "training", (), "one variable over training steps, a line a variant"),
     View("token_strip", "tokens", (), "tokens coloured by a number each"),
 )
