@@ -39,6 +39,7 @@ ROOM_IMPORTS = {
     "scope": {"taps", "probes", "records"},
     "weights": {"records", "kernels"},
     "tasks": set(),
+    "sparsifiers": {"layers", "models", "kernels"},
     "surgery": {"layers", "models"},
     "recorder": {"scope", "probes", "records"},
     "series": {"recorder", "checkpoints", "probes", "records"},

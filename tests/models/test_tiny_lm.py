@@ -255,7 +255,7 @@ def _changed(path: str, value) -> dict:
         ("attention.rope_theta", 0.5, "rope_theta > 1"),
         ("attention.visibility", None, "Visibility: wanted a mapping"),
         ("attention.visibility.window", 0, "window >= 1"),
-        ("mlp.kind", "relu", "MLPSpec.kind"),
+        ("mlp.kind", "tanh", "MLPSpec.kind"),
         ("mlp.hidden", 0, "hidden >= 1"),
         ("vocab", "19", "LMConfig.vocab: wanted int"),
         ("vocab", True, "LMConfig.vocab: wanted int"),

@@ -15,10 +15,10 @@ import xarray as xr
 from gatescope import checkpoints, train
 from gatescope.errors import DataError, NonFiniteError, Refusal
 from gatescope.gates import GateSpec
-from gatescope.models import AttentionSpec, LMConfig, MLPSpec, TinyLM
+from gatescope.models import AttentionSpec, Classifier, ClassifierConfig, LMConfig, MLPSpec, TinyLM
 from gatescope.probes import Entropy, Gates, Sinks
 from gatescope.recipes import bigram_config, bigram_train_spec
-from gatescope.tasks import BigramBinding
+from gatescope.tasks import BigramBinding, Digits
 from gatescope.train import Training, TrainSpec
 
 TASK = BigramBinding(n_tokens=10, length=16, trigger_share=0.5)
@@ -322,3 +322,19 @@ def test_the_settled_recipe_fits_its_task() -> None:
     assert run.spec.seed == 3
     assert run.losses[0] == pytest.approx(math.log(33), abs=0.5)
     assert train.TrainSpec(seed=3, steps=2) == run.spec
+
+
+def test_a_task_with_one_label_an_input_brings_its_own_loss(tmp_path: Path) -> None:
+    task, spec = Digits(), TrainSpec(steps=30, batch=32, lr=2e-2, warmup=0, seed=2, checkpoint_every=10)
+    assert isinstance(task, train.LabelledTask)
+    assert not isinstance(TASK, train.LabelledTask)
+
+    def run(folder: Path | None = None) -> Training:
+        return Training(Classifier(ClassifierConfig(hidden=(16,)), init_seed=1), task, spec, folder=folder)
+
+    whole, broken = run().run(progress=False), run(tmp_path)
+    assert whole.losses[0] == pytest.approx(math.log(10), rel=0.3)
+    assert whole.losses[-1] < 0.7 * whole.losses[0]
+    assert whole.trigger_losses == [None] * 30
+    advance(broken, 10)
+    assert same_bits(run(tmp_path).run(progress=False), whole)

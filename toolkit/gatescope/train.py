@@ -10,8 +10,8 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 import xarray as xr
-from jaxtyping import Bool, Int
-from torch import Tensor
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
 
 from gatescope import checkpoints, records, specs
 from gatescope.errors import DataError, NonFiniteError, Refusal
@@ -28,6 +28,17 @@ class Task(Protocol):
 
     def batch(self, seed: int | Sequence[int], size: int) -> tuple[Int[Tensor, "B T"], Bool[Tensor, "B T"] | None]:
         """``size`` token sequences, the same for the same seed, and the query positions whose loss is told apart."""
+
+
+@runtime_checkable
+class LabelledTask(Protocol):
+    """What can be trained on where each input has one label; the model is called as ``model(inputs)``."""
+
+    def batch(self, seed: int | Sequence[int], size: int) -> tuple[Tensor, Int[Tensor, " B"]]:
+        """``size`` inputs, the same for the same seed, and their labels."""
+
+    def nll(self, model: nn.Module, inputs: Tensor, labels: Int[Tensor, " B"]) -> Float[Tensor, " B"]:
+        """The loss of each label, in nats."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +118,8 @@ class Training:
             draw(progress.loss)                 # leaving this loop pauses the run
         training.run()                          # or, with a progress bar, to the end
 
-    model    a TinyLM, trained in place, or an LMConfig, whose weights are then drawn from spec.seed
+    model    a TinyLM or another model that has a ``config``, trained in place, or an LMConfig, whose weights are then
+             drawn from spec.seed
     probes   measured at step 0 and every spec.record_every steps on a fixed held-out batch, see `record`
     folder   where checkpoints go; a checkpoint found there is resumed. The batch of step n depends on (seed, n) alone,
              so a resumed run ends with the very bits of an uninterrupted one (on one thread)
@@ -117,13 +129,13 @@ class Training:
 
     def __init__(
         self,
-        model: TinyLM | LMConfig,
-        task: Task,
+        model: nn.Module | LMConfig,
+        task: Task | LabelledTask,
         spec: TrainSpec,
         probes: Sequence[Probe] = (),
         folder: str | Path | None = None,
     ) -> None:
-        self.model = TinyLM(model, init_seed=spec.seed) if isinstance(model, LMConfig) else model
+        self.model: Any = TinyLM(model, init_seed=spec.seed) if isinstance(model, LMConfig) else model
         self.task, self.spec, self.probes = task, spec, tuple(probes)
         self.folder = None if folder is None else Path(folder)
         self.step = 0
@@ -169,10 +181,9 @@ class Training:
 
     def _advance(self) -> Progress:
         spec, step = self.spec, self.step
-        tokens, mask = self.task.batch((spec.seed, step), spec.batch)
         self._optimizer.zero_grad()
         try:
-            nll = next_token_nll(self.model, tokens)
+            nll, marked = self._nll(*self.task.batch((spec.seed, step), spec.batch))
         except NonFiniteError as error:
             raise self._diverged(error.got) from error
         loss = nll.mean()
@@ -184,7 +195,6 @@ class Training:
         self._optimizer.step()
         self.step += 1
         self.losses.append(loss.item())
-        marked = None if mask is None else nll.detach()[mask[:, :-1]]
         trigger_loss = marked.mean().item() if marked is not None and marked.numel() else None
         self.trigger_losses.append(trigger_loss)
         due = self.step == spec.steps
@@ -192,6 +202,13 @@ class Training:
         if self.folder is not None and (due or self.step % spec.checkpoint_every == 0):
             self.save()
         return Progress(self.step, self.losses[-1], trigger_loss, lr, record)
+
+    def _nll(self, inputs: Tensor, second: Any) -> tuple[Tensor, Tensor | None]:
+        """All losses of a batch, and those of the positions its task marks."""
+        if isinstance(self.task, LabelledTask):
+            return self.task.nll(self.model, inputs, second), None
+        nll = next_token_nll(self.model, inputs)
+        return nll, None if second is None else nll[second[:, :-1]]
 
     def _diverged(self, got: str) -> NonFiniteError:
         return NonFiniteError(
@@ -273,4 +290,4 @@ def _differences(ours: Any, found: Any, where: str = "") -> list[str]:
     return [] if ours == found else [where]
 
 
-__all__ = ["Progress", "Task", "TrainSpec", "Training"]
+__all__ = ["LabelledTask", "Progress", "Task", "TrainSpec", "Training"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -14,7 +15,7 @@ from gatescope.errors import Refusal
 from gatescope.layers.init import linear
 from gatescope.taps import tap
 
-MLPKind = Literal["gelu", "swiglu"]
+MLPKind = Literal["gelu", "relu", "swiglu"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,7 @@ class MLPSpec:
     """Which MLP, and how wide inside. Raises Refusal for an unknown kind or a width below 1.
 
     gelu     Y = GELU(X W_up) W_down                          (Vaswani et al. 2017, with GELU)
+    relu     Y = ReLU(X W_up) W_down                          (Vaswani et al. 2017)
     swiglu   Y = (SiLU(X W_gate) * X W_up) W_down             (Shazeer 2020, eq. 6; llama)
     """
 
@@ -33,6 +35,9 @@ class MLPSpec:
             raise Refusal("MLPSpec", f"kind in {get_args(MLPKind)}", repr(self.kind), "choose one of them")
         if self.hidden < 1:
             raise Refusal("MLPSpec", "hidden >= 1", f"{self.hidden}", "pass a width, usually 4 * d_model")
+
+
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": functional.gelu, "relu": functional.relu}
 
 
 class MLP(nn.Module):
@@ -53,5 +58,5 @@ class MLP(nn.Module):
         if self.spec.kind == "swiglu":
             hidden = functional.silu(self.gate_proj(x)) * self.up_proj(x)
         else:
-            hidden = functional.gelu(self.up_proj(x))
+            hidden = _ACTIVATIONS[self.spec.kind](self.up_proj(x))
         return self.down_proj(tap("mlp", hidden, layer=self.layer))

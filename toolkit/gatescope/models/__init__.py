@@ -1,8 +1,21 @@
 """Models that show their taps."""
 
 from gatescope.layers import AttentionSpec, MLPSpec, MoESpec
+from gatescope.models.classifier import Classifier, ClassifierConfig, accuracy
 from gatescope.models.loss import next_token_nll
 from gatescope.models.readout import readout_of
 from gatescope.models.tiny_lm import Block, LMConfig, TinyLM
 
-__all__ = ["AttentionSpec", "Block", "LMConfig", "MLPSpec", "MoESpec", "TinyLM", "next_token_nll", "readout_of"]
+__all__ = [
+    "AttentionSpec",
+    "Block",
+    "Classifier",
+    "ClassifierConfig",
+    "LMConfig",
+    "MLPSpec",
+    "MoESpec",
+    "TinyLM",
+    "accuracy",
+    "next_token_nll",
+    "readout_of",
+]
