@@ -101,7 +101,7 @@ class ClusterTraining:
         self.rule = recipe.rule
         self.step = 0
         self.losses: list[float] = []
-        self._looks: dict[int, xr.Dataset] = {}
+        self.looks: dict[int, xr.Dataset] = {}
         spec = replace(recipe.spec(), experts=1, k=1, gate=None) if recipe.base_steps else recipe.spec()
         self._take(RoutedRegressor(spec, task.dim, init_seed=seed))
 
@@ -116,7 +116,7 @@ class ClusterTraining:
             self.model.experts.spec = replace(self.model.experts.spec, k=k)
 
     def __iter__(self) -> Iterator[Progress]:
-        if self.step == 0 and self.every and not self._looks:
+        if self.step == 0 and self.every and not self.looks:
             self._look()
         while self.step < self.steps:
             yield self._advance()
@@ -130,7 +130,8 @@ class ClusterTraining:
     @property
     def record(self) -> xr.Dataset:
         """What was seen of held-out samples so far, along ``step``; see `look`."""
-        return records.concat(list(self._looks.values()), "step", list(self._looks))
+        looks = dict(self.looks)  # a thread that trains may add one meanwhile
+        return records.concat(list(looks.values()), "step", list(looks))
 
     def _take(self, model: RoutedRegressor) -> None:
         self.model = model
@@ -168,8 +169,8 @@ class ClusterTraining:
         return Progress(self.step, self.losses[-1], None, LR, self._look() if due else None)
 
     def _look(self) -> xr.Dataset:
-        self._looks[self.step] = look(self.model, self.task)
-        return self._looks[self.step]
+        self.looks[self.step] = look(self.model, self.task)
+        return self.looks[self.step]
 
 
 def _measured(name: str, units: str, long_name: str, formula: str, baseline: str) -> Quantity:

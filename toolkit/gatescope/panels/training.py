@@ -50,8 +50,11 @@ class TrainPanel(Panel):
         self.start_button = self._button("Start", "start", self.start)
         self.stop_button = self._button("Stop", "stop", self.stop)
         self.stop_button.disabled = True
-        controls = {"metric": ipywidgets.Dropdown(options=list(METRICS), description="Metric")}
-        super().__init__(controls, extra=[self.start_button, self.stop_button, self.bar, self.status])
+        super().__init__(self._settings(), extra=[self.start_button, self.stop_button, self.bar, self.status])
+
+    def _settings(self) -> dict[str, Any]:
+        """The controls, for a subclass to replace together with `draw`."""
+        return {"metric": ipywidgets.Dropdown(options=list(METRICS), description="Metric")}
 
     @property
     def running(self) -> bool:
