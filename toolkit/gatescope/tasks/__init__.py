@@ -3,5 +3,6 @@
 from gatescope.tasks.bigram_binding import BigramBinding
 from gatescope.tasks.clusters import GaussianClusters
 from gatescope.tasks.digits import Digits, digits
+from gatescope.tasks.random_tokens import RandomTokens
 
-__all__ = ["BigramBinding", "Digits", "GaussianClusters", "digits"]
+__all__ = ["BigramBinding", "Digits", "GaussianClusters", "RandomTokens", "digits"]
