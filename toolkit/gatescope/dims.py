@@ -57,6 +57,8 @@ _TABLE = (
     Dim("", "dimension", "dimensions of the space that stored patterns lie in", "dimension d"),
     Dim("", "update", "updates of a memory, 0 is the query", "update"),
     Dim("", "stored", "patterns that a memory holds", "stored pattern"),
+    Dim("", "lr", "learning rates", "learning rate"),
+    Dim("", "fixed_point", "kinds of fixed point of a memory", "kind of fixed point"),
     Dim("", "picture", "images shown side by side", "image"),
     Dim("", "pixel", "pixels of an image, row by row", "pixel"),
 )
