@@ -223,6 +223,20 @@ def loss(model: nn.Module) -> float:
     return float(nll.sum() / (documents[:, 1:] == documents[:, :-1]).sum())
 
 
+#: Answers to: in which layer do most tokens have their final experts early in training?
+WHERE = ("in the first", "in the last", "somewhere between", "it makes no difference")
+
+
+def settled_first(early: xr.DataArray) -> tuple[str, str]:
+    """The row of WHERE that saturation(seed, layer) gives, and a sentence with its numbers."""
+    mean = early.mean("seed")
+    values = mean.values
+    numbers = ", ".join(f"layer {int(layer)}: {value:.0%}" for layer, value in zip(mean.layer, values, strict=True))
+    at = int(values.argmax())
+    answer = WHERE[3] if np.ptp(values) < 0.02 else {0: WHERE[0], len(values) - 1: WHERE[1]}.get(at, WHERE[2])
+    return answer, f"Means over {early.sizes['seed']} seeds are {numbers}."
+
+
 def _last(record: xr.Dataset, name: str) -> xr.DataArray:
     return record[name].isel(step=-1).mean("layer")
 

@@ -25,6 +25,10 @@ _PLACES = 256
 #: Maps wider than so many places stand below each other.
 _BESIDE = 40
 _VIEW = "difference_map"
+#: Pixels below the maps: room for their axis and the colour bars, and where the bars begin.
+_FOOT, _BELOW = 150, 68
+#: A difference below this share of the larger value is one of rounding.
+_ROUNDING = 1e-12
 
 
 @dataclass(frozen=True)
@@ -115,7 +119,7 @@ def sides(ds: xr.Dataset, metric: str, along: tuple[str, ...] | None = None) -> 
     both = np.isfinite(a) & np.isfinite(b)
     a, b = ((side.where(both).mean(rest) if rest else side.where(both)).transpose(*along) for side in (a, b))
     a, b, neighbours = _short(a, b)
-    difference = b - a
+    difference = _difference(a, b)
     first, second = map(str, labels(ds, "record"))
     words = [*_context(ds, metric, (first, second)), *([f"Mean over {', '.join(rest)}"] if rest else []), *neighbours]
     low, high = _limits(a, b)
@@ -132,6 +136,12 @@ def sides(ds: xr.Dataset, metric: str, along: tuple[str, ...] | None = None) -> 
         high=high,
         span=span or 1.0,
     )
+
+
+def _difference(a: xr.DataArray, b: xr.DataArray) -> xr.DataArray:
+    """b - a, 0 where the means of many numbers differ by rounding alone."""
+    gap = b - a
+    return gap.where((np.abs(gap) > _ROUNDING * np.maximum(np.abs(a), np.abs(b))) | gap.isnull(), 0.0)
 
 
 def _short(a: xr.DataArray, b: xr.DataArray) -> tuple[xr.DataArray, xr.DataArray, list[str]]:
@@ -152,7 +162,7 @@ def _limits(a: xr.DataArray, b: xr.DataArray) -> tuple[float, float]:
         return 0.0, 1.0
     low, high = float(values.min()), float(values.max())
     low = 0.0 if 0 < low < 0.5 * high else low
-    return (low, high) if high > low else (low, low + 1.0)
+    return (low, high) if high - low > _ROUNDING * abs(high) else (low, low + 1.0)
 
 
 def _context(ds: xr.Dataset, metric: str, names: tuple[str, str]) -> list[str]:
@@ -237,24 +247,25 @@ def _maps(drawn: Sides) -> Figure:
             }
         )
     height = 560 if wide else min(max(15 * drawn.a.sizes[rows], 190), 560)
+    below = -_BELOW / height
     return hover_figure(
         traces,
         title=drawn.title,
         context=drawn.context,
-        height=height + 130,
+        height=height + 40 + _FOOT,
         coloraxis={
             "colorscale": SEQUENTIAL,
             "cmin": drawn.low,
             "cmax": drawn.high,
-            "colorbar": _bar(0.0, 0.64, " and ".join(map(escape, drawn.names))),
+            "colorbar": _bar(0.0, 0.64, below, " and ".join(map(escape, drawn.names))),
         },
         coloraxis2={
             "colorscale": [[0.0, DIVERGING[0]], [0.5, DIVERGING[1]], [1.0, DIVERGING[2]]],
             "cmin": -drawn.span,
             "cmax": drawn.span,
-            "colorbar": _bar(0.68, 0.32, "difference"),
+            "colorbar": _bar(0.68, 0.32, below, "difference"),
         },
-        margin={"b": 150, "l": 70, "r": 20},
+        margin={"b": _FOOT, "l": 70, "r": 20},
         **layout,
     )
 
@@ -351,16 +362,16 @@ def _ticks(data: xr.DataArray, dim: str, most: int) -> dict[str, Any]:
     return {**plain, "tick0": values[0], "dtick": max(1, -(-len(values) // most))}
 
 
-def _bar(x: float, length: float, title: str) -> dict[str, Any]:
+def _bar(x: float, length: float, y: float, title: str) -> dict[str, Any]:
     return {
         "orientation": "h",
         "x": x,
         "xanchor": "left",
         "len": length,
-        "yref": "container",
-        "y": 0.01,
-        "yanchor": "bottom",
+        "y": y,
+        "yanchor": "top",
+        "ypad": 0,
         "thickness": 14,
         "nticks": 5,
-        "title": {"text": title, "side": "bottom"},
+        "title": {"text": title, "side": "top"},
     }
