@@ -81,8 +81,10 @@ def test_it_is_neither_fixed_top_k_nor_without_annealing_the_same():
         counts[temperature] = (weight > 0).sum(1)
     assert counts[0.3].double().mean() < 0.6 * counts[2.0].double().mean()
     assert len(counts[0.3].unique()) > 1
-    index, _ = route(logits_of(400), 2)
-    assert index.shape[1] == 2
+    cold = dense(*dense_to_sparse(logits_of(400), temperature=0.3, threshold=0.05)[1:])
+    for k in range(1, E + 1):
+        fixed = dense(*route(logits_of(400) / 0.3, k, renormalise=False))
+        assert int(((fixed > 0) != (cold > 0)).sum()) > 50, k
 
 
 def test_a_nan_stays_in_its_row():

@@ -49,7 +49,7 @@ def expert_load_history(ds: xr.Dataset, layer: int | None = None) -> Figure:
         last = ends[1]
         title += (
             f"at step {last['step'].iloc[0]:.0f} the busiest of {len(experts)} experts has "
-            f"{number(last['relative'].max())} × the even load, {idle[1]} have none ({idle[0]} at step "
+            f"{number(last['relative'].max())} × the even load; experts without a token: {idle[1]} ({idle[0]} at step "
             f"{ends[0]['step'].iloc[0]:.0f})"
         )
     trace = go.Heatmap(
