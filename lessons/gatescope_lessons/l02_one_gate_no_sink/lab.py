@@ -111,7 +111,7 @@ def held_out(size: int = 128) -> tuple[Int[Tensor, "B T"], Bool[Tensor, "B T"]]:
 def instruments(config: LMConfig) -> list[Probe]:
     """The probes of this lesson; Gates where there is a gate."""
     found: list[Probe] = [Sinks(first_query=FIRST_QUERY), Entropy(), Massive(), ValueDrain()]
-    return [*found, Gates()] if config.attention.gate else found
+    return [*found, Gates()] if any(mixer.gate for mixer in config.mixers) else found
 
 
 def _cross_entropy(name: str, where: str) -> Quantity:

@@ -2,8 +2,10 @@
 
 from gatescope.layers.attention import Attention, AttentionSpec
 from gatescope.layers.balancing import AuxiliaryLoss, Balancer, BiasUpdate
+from gatescope.layers.decay import half_life
 from gatescope.layers.gate import Gate, score_shape
 from gatescope.layers.hopfield import Hopfield, HopfieldSpec
+from gatescope.layers.linear_attention import LinearAttention, LinearAttentionSpec, LinearState
 from gatescope.layers.mlp import MLP, MLPSpec
 from gatescope.layers.moe import MoE, MoESpec
 from gatescope.layers.routers import DenseToSparse
@@ -19,8 +21,12 @@ __all__ = [
     "Gate",
     "Hopfield",
     "HopfieldSpec",
+    "LinearAttention",
+    "LinearAttentionSpec",
+    "LinearState",
     "MLPSpec",
     "MoE",
     "MoESpec",
+    "half_life",
     "score_shape",
 ]

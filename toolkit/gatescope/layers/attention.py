@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from gatescope.errors import Refusal
 from gatescope.gates import GateSpec
+from gatescope.layers.convolution import ShortConvolution
 from gatescope.layers.gate import Gate, score_shape
 from gatescope.layers.init import linear, spawn
 from gatescope.layers.rope import rotate
@@ -27,11 +28,12 @@ class AttentionSpec:
 
     n_heads      H query heads; n_kv_heads G key-value heads, H a multiple of G
     head_dim     K = V channels of a head, even (RoPE turns pairs)
-    rope_theta   base of the RoPE frequencies
+    rope_theta   base of the RoPE frequencies; None: no positions but those a convolution sees
     gate         where a gate acts, or None
     sink         None: softmax. "learned": one logit per head in the denominator (gpt-oss), initialised 0.
                  "off_by_one": exp(s) / (1 + sum exp(s)), a sink logit held at 0
     visibility   causal, window, sink tokens
+    convolution  width of a causal convolution over the projections q, k and v, before gates; None: none
 
     Raises Refusal for values outside these lists.
     """
@@ -39,10 +41,11 @@ class AttentionSpec:
     n_heads: int
     n_kv_heads: int
     head_dim: int
-    rope_theta: float = 10_000.0
+    rope_theta: float | None = 10_000.0
     gate: GateSpec | None = None
     sink: Sink | None = None
     visibility: Visibility = field(default_factory=Visibility)
+    convolution: int | None = None
 
     def __post_init__(self) -> None:
         if self.n_heads < 1 or self.n_kv_heads < 1 or self.n_heads % self.n_kv_heads:
@@ -56,10 +59,12 @@ class AttentionSpec:
             raise Refusal(
                 "AttentionSpec", "an even head_dim >= 2 (RoPE turns channel pairs)", f"{self.head_dim}", "round it up"
             )
-        if not (math.isfinite(self.rope_theta) and self.rope_theta > 1):
+        if self.rope_theta is not None and not (math.isfinite(self.rope_theta) and self.rope_theta > 1):
             raise Refusal("AttentionSpec", "a finite rope_theta > 1", f"{self.rope_theta}", "the usual value is 10000")
         if self.sink is not None and self.sink not in get_args(Sink):
             raise Refusal("AttentionSpec", f"sink None or in {get_args(Sink)}", repr(self.sink), "choose one of them")
+        if self.convolution is not None and self.convolution < 1:
+            raise Refusal("AttentionSpec", "convolution >= 1 or None", f"{self.convolution}", "the usual width is 4")
 
 
 class Attention(nn.Module):
@@ -100,6 +105,10 @@ class Attention(nn.Module):
             )
             self.gate = Gate(spec.gate, shape, d_model, layer=layer, generator=spawn(generator, layer or 0))
         self.sink = nn.Parameter(torch.zeros(spec.n_heads)) if spec.sink == "learned" else None
+        self.convolution = None
+        if spec.convolution is not None:
+            own = spawn(generator, layer or 0)
+            self.convolution = ShortConvolution(spec.convolution, width + 2 * kv_width, generator=own)
 
     def forward(
         self,
@@ -113,12 +122,16 @@ class Attention(nn.Module):
         """
         spec = self.spec
         scores = None if self.gate is None else self.gate(x)
-        q, k, v = (self._heads(proj(x)) for proj in (self.q_proj, self.k_proj, self.v_proj))
+        qkv = torch.cat([proj(x) for proj in (self.q_proj, self.k_proj, self.v_proj)], -1)
+        if self.convolution is not None:
+            qkv = self.convolution(qkv, key_mask, documents)
+        heads = (spec.n_heads, spec.n_kv_heads, spec.n_kv_heads)
+        q, k, v = (self._heads(part) for part in qkv.split([n * spec.head_dim for n in heads], -1))
         q, k, v = self._gated("query", q, scores), self._gated("key", k, scores), self._gated("value", v, scores)
         epilogue = spec.gate if spec.gate is not None and spec.gate.position == "sdpa" else None
         call = AttentionCall(
-            q=rotate(q, spec.rope_theta),
-            k=rotate(k, spec.rope_theta),
+            q=q if spec.rope_theta is None else rotate(q, spec.rope_theta),
+            k=k if spec.rope_theta is None else rotate(k, spec.rope_theta),
             v=v,
             gate=None if epilogue is None or scores is None else scores.expand(-1, spec.n_heads, -1, -1),
             combine="multiply" if epilogue is None else epilogue.combine,

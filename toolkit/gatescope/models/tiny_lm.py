@@ -12,9 +12,20 @@ from torch.nn import functional
 
 from gatescope import specs
 from gatescope.errors import Refusal
-from gatescope.layers import MLP, Attention, AttentionSpec, MLPSpec, MoE, MoESpec
+from gatescope.layers import (
+    MLP,
+    Attention,
+    AttentionSpec,
+    LinearAttention,
+    LinearAttentionSpec,
+    MLPSpec,
+    MoE,
+    MoESpec,
+)
 from gatescope.layers.init import STD, embedding, linear
 from gatescope.taps import tap
+
+Mixer = AttentionSpec | LinearAttentionSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,25 +35,39 @@ class LMConfig:
     vocab           token ids are 0..vocab-1
     d_model         D channels of the residual stream
     n_layers        L blocks
-    mlp             one MLP a block, or routed experts
+    attention       what mixes positions: one spec for all blocks, or a tuple with one for each (a hybrid)
+    mlp             one MLP a block, routed experts, or None: blocks that only mix positions
     norm_eps        epsilon inside every RMSNorm
     tie_embeddings  the output head uses the embedding matrix
+    init_std        standard deviation of initial weights, embedding and gates apart; 0.02 suits wide models, at
+                    D = 32 a layer that starts with it hardly moves the stream, and 0.1 learns recall much sooner
 
-    Raises Refusal for sizes below 1.
+    Raises Refusal for sizes below 1, an init_std that is not positive, and a tuple not as long as there are blocks.
     """
 
     vocab: int
     d_model: int
     n_layers: int
-    attention: AttentionSpec
-    mlp: MLPSpec | MoESpec
+    attention: Mixer | tuple[Mixer, ...]
+    mlp: MLPSpec | MoESpec | None
     norm_eps: float = 1e-5
     tie_embeddings: bool = False
+    init_std: float = STD
 
     def __post_init__(self) -> None:
         for name in ("vocab", "d_model", "n_layers"):
             if getattr(self, name) < 1:
                 raise Refusal("LMConfig", f"{name} >= 1", f"{getattr(self, name)}", "pass a positive size")
+        if not self.init_std > 0:
+            raise Refusal("LMConfig", "init_std > 0", f"{self.init_std}", f"the usual value is {STD}")
+        if len(self.mixers) != self.n_layers:
+            got = f"{len(self.mixers)} for {self.n_layers} blocks"
+            raise Refusal("LMConfig", "an attention spec for each block", got, "repeat the pattern, or pass one spec")
+
+    @property
+    def mixers(self) -> tuple[Mixer, ...]:
+        """The attention spec of every block."""
+        return self.attention if isinstance(self.attention, tuple) else (self.attention,) * self.n_layers
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values that JSON can carry."""
@@ -55,7 +80,7 @@ class LMConfig:
 
 
 class Block(nn.Module):
-    """X + Attention(RMSNorm(X)), then + MLP(RMSNorm(.)): llama's pre-norm block.
+    """X + Attention(RMSNorm(X)), then + MLP(RMSNorm(.)), where there is one: llama's pre-norm block.
 
     Shows what it adds at "attention_update" and "mlp_update", and the stream at "resid" on leaving.
     """
@@ -64,9 +89,16 @@ class Block(nn.Module):
         super().__init__()
         self.layer = layer
         self.attention_norm = nn.RMSNorm(config.d_model, eps=config.norm_eps)
-        self.attention = Attention(config.attention, config.d_model, layer=layer, generator=generator)
+        mixer = config.mixers[layer]
+        self.attention: Attention | LinearAttention
+        if isinstance(mixer, AttentionSpec):
+            self.attention = Attention(mixer, config.d_model, layer=layer, generator=generator)
+        else:
+            self.attention = LinearAttention(mixer, config.d_model, layer=layer, generator=generator)
+        self.mlp: MLP | MoE | None = None
+        if config.mlp is None:
+            return
         self.mlp_norm = nn.RMSNorm(config.d_model, eps=config.norm_eps)
-        self.mlp: MLP | MoE
         if isinstance(config.mlp, MLPSpec):
             self.mlp = MLP(config.mlp, config.d_model, layer=layer, generator=generator)
         else:
@@ -81,7 +113,8 @@ class Block(nn.Module):
         """The residual stream after this block."""
         update = self.attention(self.attention_norm(x), key_mask, documents)
         x = x + tap("attention_update", update, layer=self.layer)
-        x = x + tap("mlp_update", self.mlp(self.mlp_norm(x)), layer=self.layer)
+        if self.mlp is not None:
+            x = x + tap("mlp_update", self.mlp(self.mlp_norm(x)), layer=self.layer)
         return tap("resid", x, layer=self.layer)
 
 
@@ -102,14 +135,25 @@ class TinyLM(nn.Module):
         self.blocks = nn.ModuleList(Block(config, layer, generator=generator) for layer in range(config.n_layers))
         self.norm = nn.RMSNorm(config.d_model, eps=config.norm_eps)
         self.head = None if config.tie_embeddings else linear(config.d_model, config.vocab, generator)
+        self._rescale(config.init_std / STD)
+
+    @torch.no_grad()
+    def _rescale(self, factor: float) -> None:
+        """Linear maps as if drawn with another standard deviation."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear) and factor != 1:
+                module.weight.mul_(factor)
 
     @property
     def tap_sites(self) -> frozenset[str]:
         """The sites of taps.SITES that a forward pass shows."""
-        sites = {"tokens", "key_mask", "embed", "attention", "attention_update", "mlp_update", "resid", "logits"}
-        sites.add("mlp" if isinstance(self.config.mlp, MLPSpec) else "router")
-        if self.config.attention.gate:
+        mixers, mlp = self.config.mixers, self.config.mlp
+        sites = {"tokens", "key_mask", "embed", "attention_update", "resid", "logits"}
+        sites |= {"attention" if isinstance(mixer, AttentionSpec) else "linear_attention" for mixer in mixers}
+        if any(mixer.gate or getattr(mixer, "decay", "none") != "none" for mixer in mixers):
             sites.add("gate")
+        if mlp is not None:
+            sites |= {"mlp_update", "mlp" if isinstance(mlp, MLPSpec) else "router"}
         return frozenset(sites)
 
     def forward(

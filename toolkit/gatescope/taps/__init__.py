@@ -3,7 +3,17 @@
 from gatescope.taps.attaching import attached, shown
 from gatescope.taps.core import attend, tap
 from gatescope.taps.families import FAMILIES, Family
-from gatescope.taps.sites import ALWAYS, SITES, AttentionCall, Event, GateScores, Handler, RouterScores, Site
+from gatescope.taps.sites import (
+    ALWAYS,
+    SITES,
+    AttentionCall,
+    Event,
+    GateScores,
+    Handler,
+    LinearAttentionCall,
+    RouterScores,
+    Site,
+)
 
 __all__ = [
     "ALWAYS",
@@ -14,6 +24,7 @@ __all__ = [
     "Family",
     "GateScores",
     "Handler",
+    "LinearAttentionCall",
     "RouterScores",
     "Site",
     "attached",

@@ -25,6 +25,7 @@ _SITES = (
     Site("embed", "B T D", "residual stream entering the first block"),
     Site("resid", "B T D", "residual stream leaving block `layer`"),
     Site("attention", "AttentionCall", "one attention: q, k, v, gate, sink, visibility; its output and statistics"),
+    Site("linear_attention", "LinearAttentionCall", "one linear attention: q, k, v, log decays g, learning rates beta"),
     Site("router", "RouterScores", "what one router said of each token, and the experts it chose"),
     Site("mlp", "B T F", "hidden activations of block `layer`, as they enter its down projection"),
     Site("attention_update", "B T D", "what the attention of block `layer` adds to the residual stream"),
@@ -60,12 +61,33 @@ class AttentionCall:
 
 
 @dataclass(frozen=True, slots=True)
+class LinearAttentionCall:
+    """The arguments of one `gated_linear_attention`, as a value that interventions can edit with `dataclasses.replace`.
+
+    g is [B H T 1] where all channels of a head decay alike.
+    """
+
+    q: Float[Tensor, "B H T K"]
+    k: Float[Tensor, "B H T K"]
+    v: Float[Tensor, "B H T V"]
+    g: Float[Tensor, "B H T W"]
+    beta: Float[Tensor, "B H T"] | None = None
+    scale: float | None = None
+
+    def arguments(self) -> dict[str, Any]:
+        """Keyword arguments of the operator."""
+        alike = self.g.shape[-1] == 1 and self.k.shape[-1] > 1
+        return {name: getattr(self, name) for name in self.__slots__} | {"g": self.g[..., 0] if alike else self.g}
+
+
+@dataclass(frozen=True, slots=True)
 class GateScores:
     """Scores of one gate and what the model does with them.
 
     scores    [B N T W]: N heads (query heads, key-value heads, or 1 when shared or after W_O), W channels (1 when
               head-wise). A gate without input shows the same scores for every sequence and token, expanded.
-    position  where the gate sits, a position of gates.GateSpec ("sdpa", "value", "key", "query", "output")
+    position  where the gate sits, a position of gates.GateSpec ("sdpa", "value", "key", "query", "output"), or "decay":
+              what the state of linear attention keeps of itself at a token
     combine   "multiply": Y * scores; "add": Y + scores
     """
 
