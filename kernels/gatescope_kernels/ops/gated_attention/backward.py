@@ -88,8 +88,8 @@ def strip_backward(up: Upstream, saved: Saved, problem: Problem) -> tuple[Tensor
     cap = problem.softcap
     dq, dk, dv = torch.zeros_like(w.q), torch.zeros_like(w.k), torch.zeros_like(w.v)
     for strip in strips(problem):
-        q_rows, k_strip, do_rows = w.rows(w.q, strip) * problem.scale, w.keys(w.k, strip), w.rows(dout, strip)
-        s = w.scores(q_rows, k_strip, strip)
+        q_rows, k_strip, do_rows = w.rows(w.q, strip) * problem.scale, w.keys("k", strip), w.rows(dout, strip)
+        s = w.scores(q_rows, k_strip, strip, cap)
         highest = None if d_max is None else s.max(-1, keepdim=True)
         slope = None if cap is None else cap_slope(s, cap, out=w.buffer("slope", strip))
         s.sub_(w.rows(lse, strip))
@@ -97,7 +97,7 @@ def strip_backward(up: Upstream, saved: Saved, problem: Problem) -> tuple[Tensor
         if d_entropy is not None:
             w.hide(s, strip, 0.0)
         _add_keys(dv, strip, p, do_rows)
-        ds = torch.bmm(do_rows, w.keys(w.v, strip).mT, out=s if d_entropy is None else w.buffer("ds", strip))
+        ds = torch.bmm(do_rows, w.keys("v", strip).mT, out=s if d_entropy is None else w.buffer("ds", strip))
         if d_keys is not None:
             _add_key_mass(ds, p, a, d_keys, strip, w)
         ds.add_(w.rows(a, strip))

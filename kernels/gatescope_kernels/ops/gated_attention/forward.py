@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from gatescope_kernels.ops.gated_attention.problem import Problem
 from gatescope_kernels.ops.gated_attention.strips import Workspace, capped_, strips
+
+#: Strips take powers of 2, which cost half of powers of e on a CPU; 1 / ln 2 is folded into the scale.
+LOG2E, LN2 = 1 / math.log(2), math.log(2)
 
 
 def strip_forward(
@@ -19,49 +24,70 @@ def strip_forward(
 ) -> tuple[Float[Tensor, "B H T V"], dict[str, Tensor]]:
     """Output (learned sink included), LSE and whichever of entropy, max_logit and key_mass is asked for."""
     w = Workspace(q, k, v, problem)
-    N, R, T, S = w.N, w.R, problem.T, problem.S
-    out = w.q.new_zeros(N, R, T, v.shape[-1])
-    rows = {"lse": w.q.new_full((N, R, T, 1), -torch.inf)}
+    N, R, T, S, V = w.N, w.R, problem.T, problem.S, v.shape[-1]
+    # With one sample tokens stay outermost, as the model around reads them; heads of several cannot be folded so.
+    out = w.q.new_zeros(T, N, R, V).permute(1, 2, 0, 3) if problem.B == 1 else w.q.new_zeros(N, R, T, V)
+    rows = {"base": w.q.new_full((N, R, T, 1), -torch.inf), "total": w.q.new_zeros(N, R, T, 1)}
     if "entropy" in problem.stats:
-        rows["entropy"] = w.q.new_zeros(N, R, T, 1)
+        rows["spread"] = w.q.new_zeros(N, R, T, 1)
     if "max_logit" in problem.stats:
         rows["max_logit"] = w.q.new_full((N, R, T, 1), -torch.inf)
     key_mass = w.q.new_zeros(N, R, S) if "key_mass" in problem.stats else None
-    z = None
+    z, lowest = None, torch.finfo(problem.dtype).min
     if sink is not None:
-        z = sink.to(problem.dtype).view(1, problem.G, R, 1, 1).expand(problem.B, -1, -1, T, -1).reshape(N, R, T, 1)
-        rows["lse"] = z.clone()
+        z = (sink.to(problem.dtype) * LOG2E).view(1, problem.G, R, 1, 1)
+        z = z.expand(problem.B, -1, -1, T, -1).reshape(N, R, T, 1)
+        torch.clamp(z, min=lowest, out=rows["base"])
+    cap = problem.softcap
     for strip in strips(problem):
-        s = w.scores(w.rows(w.q, strip) * problem.scale, w.keys(w.k, strip), strip)
-        top = s.amax(-1, keepdim=True)
+        q_rows = w.rows(w.q, strip) * (problem.scale * LOG2E)
+        s = w.scores(q_rows, w.keys("k", strip), strip, None if cap is None else cap * LOG2E)
+        base = s.amax(-1, keepdim=True)
         if "max_logit" in rows:
-            w.put(rows["max_logit"], strip, top)
-        base = top if z is None else torch.maximum(top, w.rows(z, strip))
-        base = base.masked_fill(base == -torch.inf, 0.0)
-        s.sub_(base)
-        e = torch.exp(s, out=w.buffer("exp", strip) if "entropy" in rows else s)
-        of_keys = e.sum(-1, keepdim=True)
-        of_sink = 0.0 if z is None else torch.exp(w.rows(z, strip) - base)
-        total = of_keys + of_sink
-        share = torch.where(total == 0, 0.0, 1 / total)
-        w.put(out, strip, torch.bmm(e, w.keys(w.v, strip)).mul_(share))
-        w.put(rows["lse"], strip, base + total.log())
+            w.put(rows["max_logit"], strip, base)
+        if z is not None:
+            base = torch.maximum(base, w.rows(z, strip))
+        s.sub_(base.clamp_(min=lowest))
+        e = torch.exp2(s, out=w.buffer("exp", strip) if "entropy" in problem.stats else s)
+        total = e.sum(-1, keepdim=True)
+        w.put(rows["base"], strip, base)
+        w.put(rows["total"], strip, total)
+        if z is not None:
+            total = total + torch.exp2(w.rows(z, strip) - base)
+        share = total.clamp(min=1.0).reciprocal_()  # the largest term is 1; nothing seen has none
+        w.put(out, strip, torch.bmm(e, w.keys("v", strip)).mul_(share))
         if key_mass is not None:
             n, t = strip.n1 - strip.n0, strip.i1 - strip.i0
             received = torch.bmm(share.view(n * R, 1, t), e.view(n * R, t, -1)).view(n, R, -1)
             for columns, keys in strip.parts:
                 key_mass[strip.n0 : strip.n1, :, keys] += received[..., columns]
-        if "entropy" in rows:
+        if "entropy" in problem.stats:
             w.hide(s, strip, 0.0)
-            log_total = torch.where(total == 0, 0.0, total.log())
-            entropy = (of_keys * log_total - e.mul_(s).sum(-1, keepdim=True)) * share
-            if z is not None:
-                entropy += torch.special.entr(of_sink * share)
-            w.put(rows["entropy"], strip, entropy.clamp_(min=0.0))
-    found = {name: x.view(problem.B, problem.H, T) for name, x in rows.items()}
+            w.put(rows["spread"], strip, e.mul_(s).sum(-1, keepdim=True))
+    found = {name: x.view(problem.B, problem.H, T) for name, x in _of_rows(rows, z).items()}
     if key_mass is not None:
         found["key_mass"] = key_mass.view(problem.B, problem.H, S)
-    return out.to(q.dtype).view(problem.B, problem.H, T, -1), found
+    return out.to(q.dtype).view(problem.B, problem.H, T, V), found
+
+
+def _of_rows(rows: dict[str, Tensor], z: Tensor | None) -> dict[str, Tensor]:
+    """LSE, entropy and maximum logit in nats, from what strips left of each row, in powers of 2: base m, sum of
+    E = 2^(S - m) and spread, the sum of E (S - m)."""
+    base, of_keys = rows["base"], rows["total"]
+    of_sink = None if z is None else torch.exp2(z - base)
+    total = of_keys if of_sink is None else of_keys + of_sink
+    log_total = total.log2()
+    found = {"lse": (base + log_total) * LN2}
+    if "max_logit" in rows:
+        found["max_logit"] = rows["max_logit"] * LN2
+    if "spread" in rows:
+        share = total.clamp(min=1.0).reciprocal_()
+        seen = torch.where(total == 0, 0.0, log_total)
+        entropy = (of_keys * seen - rows["spread"]) * share * LN2
+        if of_sink is not None:
+            entropy += torch.special.entr(of_sink * share)
+        found["entropy"] = entropy.clamp_(min=0.0)
+    return found
 
 
 def chosen_mass(
@@ -82,7 +108,7 @@ def chosen_mass(
     if problem.key_mask is not None:
         of_sample = places.expand(B, -1, -1)
         visible = visible & problem.key_mask.gather(1, of_sample.flatten(1)).view_as(of_sample)
-    capped_(s, problem).masked_fill_(~visible[:, None], -torch.inf)
+    capped_(s, problem.softcap).masked_fill_(~visible[:, None], -torch.inf)
     return s.sub_(lse.masked_fill(lse == -torch.inf, 0.0)[..., None]).exp_()
 
 

@@ -28,7 +28,8 @@ class Strip:
     """Rows [i0, i1) of key-value heads [n0, n1), each with its R query heads.
 
     parts    (columns of the strip, keys they are); two where sink tokens lie apart from a window
-    hidden   what rows may not see among columns [edge, width); None where they see all
+    hidden   what the rules hide from rows among columns [edge, width); None where they hide nothing
+    padding  what the key mask hides from all of them; None without one
     """
 
     n0: int
@@ -39,28 +40,27 @@ class Strip:
     width: int
     edge: int
     hidden: Bool[Tensor, "n 1 t columns"] | None
+    padding: Bool[Tensor, "heads 1 1 width"] | None
 
 
 def strips(problem: Problem) -> Iterator[Strip]:
-    """Every strip that holds a visible score, the key mask aside."""
+    """Every strip that holds a visible score, the key mask aside. Those of the same heads follow each other."""
     G = problem.G
-    bands = list(_bands(problem))
+    bands = sorted(_bands(problem), key=_samples)
     n = _heads_at_once(problem, bands)
-    for band in bands:
-        edge = band.edge if problem.key_mask is None else 0
-        parts, ruled = band.parts(), band.edge < band.width
-        same = _hidden(problem, band, slice(0, 1), edge) if ruled and problem.start is None else None
-        for n0 in range(band.b0 * G, band.b1 * G, n):
-            n1 = min(n0 + n, band.b1 * G)
+    for (b0, b1), alike in groupby(bands, key=_samples):
+        of_heads, triangles = list(alike), dict[_Band, Tensor]()
+        for n0 in range(b0 * G, b1 * G, n):
+            n1 = min(n0 + n, b1 * G)
             samples, heads = slice(n0 // G, -(-n1 // G)), slice(n0 % G, n0 % G + n1 - n0)
-            hidden = same
-            if ruled and hidden is None:
-                hidden = _hidden(problem, band, samples, edge).repeat_interleave(G, 0)[heads]
-            if problem.key_mask is not None:
-                masked = ~torch.cat([problem.key_mask[samples, keys] for _, keys in parts], -1)[:, None, None]
-                masked = masked.repeat_interleave(G, 0)[heads]
-                hidden = masked if hidden is None else masked | hidden
-            yield Strip(n0, n1, band.i0, band.i1, parts, band.width, edge, hidden)
+            for band in of_heads:
+                parts, hidden, padding = band.parts(), None, None
+                if band.edge < band.width:
+                    hidden = _rules(problem, band, samples, heads, triangles)
+                if problem.key_mask is not None:
+                    padding = ~torch.cat([problem.key_mask[samples, keys] for _, keys in parts], -1)[:, None, None]
+                    padding = padding.repeat_interleave(G, 0)[heads]
+                yield Strip(n0, n1, band.i0, band.i1, parts, band.width, band.edge, hidden, padding)
 
 
 def count_strips(problem: Problem) -> int:
@@ -137,9 +137,27 @@ def _packed(problem: Problem, stop: Int[Tensor, "B T"], blocks: list[tuple[int, 
     return torch.stack(corners, -1).transpose(0, 1).tolist()
 
 
-def _hidden(problem: Problem, band: _Band, samples: slice, edge: int) -> Bool[Tensor, "b 1 t columns"]:
-    """What the rules hide; the key mask is not among them."""
-    j = torch.cat([torch.arange(j0, j1, device=problem.device) for j0, j1 in band.spans])[edge:]
+def _samples(band: _Band) -> tuple[int, int]:
+    return band.b0, band.b1
+
+
+def _rules(
+    problem: Problem, band: _Band, samples: slice, heads: slice, triangles: dict[_Band, Tensor]
+) -> Bool[Tensor, "n 1 t columns"]:
+    """What the rules hide. Without documents it is the same for all heads: small masks are kept in ``triangles``."""
+    if problem.start is not None:
+        return _hidden(problem, band, samples).repeat_interleave(problem.G, 0)[heads]
+    hidden = triangles.get(band)
+    if hidden is None:
+        hidden = _hidden(problem, band, slice(0, 1))
+        if hidden.shape[-1] <= ROWS:
+            triangles[band] = hidden
+    return hidden
+
+
+def _hidden(problem: Problem, band: _Band, samples: slice) -> Bool[Tensor, "b 1 t columns"]:
+    """What the rules hide from rows of samples."""
+    j = torch.cat([torch.arange(j0, j1, device=problem.device) for j0, j1 in band.spans])[band.edge :]
     return ~problem.row_bounds(samples, slice(band.i0, band.i1)).see(j)[:, None]
 
 
@@ -155,6 +173,7 @@ class Workspace:
         self.k = k.to(problem.dtype).reshape(self.N, *k.shape[2:])
         self.v = v.to(problem.dtype).reshape(self.N, *v.shape[2:])
         self._buffers: dict[str, Tensor] = {}
+        self._near: dict[str, tuple[tuple[int, int], Tensor]] = {}
 
     def fold(self, x: Float[Tensor, "B H T C"]) -> Float[Tensor, "N R T C"]:
         """Heads grouped by the key-value head they share."""
@@ -168,10 +187,23 @@ class Workspace:
         """Write the strip's rows back."""
         x[strip.n0 : strip.n1, :, strip.i0 : strip.i1] = rows.view(strip.n1 - strip.n0, self.R, -1, x.shape[-1])
 
-    def keys(self, x: Float[Tensor, "N S C"], strip: Strip) -> Float[Tensor, "n width C"]:
-        """The strip's keys (or values)."""
-        parts = [x[strip.n0 : strip.n1, keys] for _, keys in strip.parts]
+    def keys(self, name: str, strip: Strip) -> Float[Tensor, "n width C"]:
+        """The strip's keys ("k") or values ("v")."""
+        x = self._of_heads(name, strip)
+        parts = [x[:, keys] for _, keys in strip.parts]
         return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+
+    def _of_heads(self, name: str, strip: Strip) -> Float[Tensor, "n S C"]:
+        """All keys of the strip's heads. Where they lie apart, as models leave them, they are copied once for all
+        strips of these heads: every row block reads them again."""
+        x, heads = {"k": self.k, "v": self.v}[name], (strip.n0, strip.n1)
+        if x[0].is_contiguous() or self.problem.T <= ROWS:
+            return x[slice(*heads)]
+        held, near = self._near.get(name, (None, x))
+        if held != heads:
+            near = x[slice(*heads)].contiguous()
+            self._near[name] = heads, near
+        return near
 
     def buffer(self, name: str, strip: Strip) -> Float[Tensor, "n rows width"]:
         """Uninitialised room for one value a score of the strip."""
@@ -183,23 +215,31 @@ class Workspace:
         return flat[:size].view(shape)
 
     def scores(
-        self, q_rows: Float[Tensor, "n rows K"], k_strip: Float[Tensor, "n width K"], strip: Strip
+        self,
+        q_rows: Float[Tensor, "n rows K"],
+        k_strip: Float[Tensor, "n width K"],
+        strip: Strip,
+        softcap: float | None,
     ) -> Float[Tensor, "n rows width"]:
-        """Logits of the strip, -inf where hidden. ``q_rows`` carries the scale."""
-        s = capped_(torch.bmm(q_rows, k_strip.mT, out=self.buffer("scores", strip)), self.problem)
+        """Logits of the strip, -inf where hidden. ``q_rows`` carries the scale, and the soft-cap is in its unit."""
+        s = capped_(torch.bmm(q_rows, k_strip.mT, out=self.buffer("scores", strip)), softcap)
         self.hide(s, strip, -torch.inf)
         return s
 
     def hide(self, x: Float[Tensor, "n rows width"], strip: Strip, value: float) -> None:
         """Overwrite what the strip's rows may not see."""
+        if strip.hidden is None and strip.padding is None:
+            return
+        of_rows = x.view(x.shape[0], self.R, -1, strip.width)
+        if strip.padding is not None:
+            of_rows.masked_fill_(strip.padding, value)
         if strip.hidden is not None:
-            n, t = strip.n1 - strip.n0, strip.i1 - strip.i0
-            x.view(n, self.R, t, -1)[..., strip.edge :].masked_fill_(strip.hidden, value)
+            of_rows[..., strip.edge :].masked_fill_(strip.hidden, value)
 
 
-def capped_(s: Tensor, problem: Problem) -> Tensor:
+def capped_(s: Tensor, softcap: float | None) -> Tensor:
     """c tanh(s / c) in place, where there is a soft-cap c."""
-    return s if problem.softcap is None else s.div_(problem.softcap).tanh_().mul_(problem.softcap)
+    return s if softcap is None else s.div_(softcap).tanh_().mul_(softcap)
 
 
 def cap_slope(s: Tensor, softcap: float, out: Tensor | None = None) -> Tensor:
