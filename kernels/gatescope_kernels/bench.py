@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gatescope_kernels.allocations import Allocations
 from gatescope_kernels.command import Command, check_json, write_json
 from gatescope_kernels.errors import Refusal
 
@@ -89,8 +90,9 @@ def terms(device: str) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """One contestant in one contest. ``ratio`` is ours / theirs: above 1 we are slower. ``error`` is the largest
-    difference from ours over ``compared`` results. ``absent``, in our row, names peers that are not installed."""
+    """One contestant in one contest. ``ratio`` is ours / theirs: above 1 we are slower. ``peak_mib`` is the most memory
+    that tensors made by it held at once. ``error`` is the largest difference from ours over ``compared``
+    results. ``absent``, in our row, names peers that are not installed."""
 
     op: str
     task: str
@@ -99,6 +101,7 @@ class Timing:
     contestant: str
     median_ms: float
     ratio: float
+    peak_mib: float
     rounds: int
     compared: tuple[str, ...]
     error: float
@@ -120,6 +123,7 @@ def hold(contest: Contest, rounds: int) -> list[Timing]:
     agreements = {OURS: ((), 0.0)} | {
         name: _agree(contest, name, ours, run()) for name, run in runners.items() if name != OURS
     }
+    peaks = {name: _peak_mib(run, contest.device) for name, run in runners.items()}
     once = {name: _seconds(run, 1, contest.device) for name, run in runners.items()}
     repeats = {name: max(1, round(SHORTEST_S / seconds)) for name, seconds in once.items()}
     rounds = min(rounds, max(3, int(LONGEST_S / sum(max(SHORTEST_S, seconds) for seconds in once.values()))))
@@ -137,6 +141,7 @@ def hold(contest: Contest, rounds: int) -> list[Timing]:
             contestant=name,
             median_ms=1e3 * medians[name],
             ratio=medians[OURS] / medians[name],
+            peak_mib=peaks[name],
             rounds=rounds,
             compared=agreements[name][0],
             error=agreements[name][1],
@@ -187,6 +192,19 @@ def _seconds(run: Contestant, repeats: int, device: str) -> float:
     return (time.perf_counter() - start) / repeats
 
 
+def _peak_mib(run: Contestant, device: str) -> float:
+    if device == "cuda":
+        torch.cuda.synchronize()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        run()
+        torch.cuda.synchronize()
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
+    with Allocations() as allocations:
+        run()
+    return allocations.peak / 2**20
+
+
 def _device_name(device: str) -> str:
     if device == "cuda":
         return torch.cuda.get_device_name()
@@ -206,14 +224,15 @@ def contests(device: str, quick: bool, op: str | None = None) -> Iterator[Contes
     yield from (contest for contest in every if op in (None, contest.op))
 
 
-def _line(timing: Timing) -> str:
-    if timing.contestant == OURS:
-        verdict = ""
-    elif timing.ratio > 1:
-        verdict = f"we are {timing.ratio:.2f}x slower"
-    else:
-        verdict = f"we are {1 / timing.ratio:.2f}x faster"
-    return f"  {timing.contestant:<34}{timing.median_ms:>11.3f} ms   {verdict}"
+def _line(timing: Timing, ours: Timing) -> str:
+    numbers = f"  {timing.contestant:<34}{timing.median_ms:>11.3f} ms{timing.peak_mib:>10.1f} MiB   "
+    if timing is ours:
+        return numbers
+    time = f"{timing.ratio:.2f}x slower" if timing.ratio > 1 else f"{1 / timing.ratio:.2f}x faster"
+    more = ours.peak_mib - timing.peak_mib
+    leaner = more < 0 < ours.peak_mib
+    memory = f"{timing.peak_mib / ours.peak_mib:.1f}x leaner" if leaner else f"{more:.1f} MiB more"
+    return f"{numbers}we are {time}, {memory}"
 
 
 def _configure(parser: argparse.ArgumentParser) -> None:
@@ -237,7 +256,7 @@ def _run(args: argparse.Namespace) -> int:
             if not timings:
                 print(f"{held[0].device}, {held[0].threads} threads, torch {held[0].torch}, Python {held[0].python}")
             print(f"\n{contest.op}: {contest.task}   {contest.shape} {contest.dtype}")
-            print("\n".join(map(_line, held)), flush=True)
+            print("\n".join(_line(timing, held[0]) for timing in held), flush=True)
             for package in held[0].absent:
                 print(f"  {package:<34} not installed: pip install {package}", flush=True)
             timings += held

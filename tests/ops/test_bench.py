@@ -34,6 +34,16 @@ def test_equal_results_are_timed() -> None:
     assert theirs.torch == torch.__version__
 
 
+def test_memory_is_what_a_contestant_makes_and_not_what_was_there() -> None:
+    x = torch.ones(1 << 18)
+    lean, wasteful = (
+        Contest("sum", "adding", "n=2^18", "float32", "cpu", run, {"other": run})
+        for run in (lambda: {"out": x[:4].view(2, 2) + 1}, lambda: {"out": (x + 1).exp()[:4]})
+    )
+    assert hold(lean, rounds=1)[0].peak_mib == 16 / 2**20
+    assert hold(wasteful, rounds=1)[0].peak_mib == 2
+
+
 def test_a_long_contest_has_fewer_rounds_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench, "_seconds", lambda *_: 6.0)
     assert {timing.rounds for timing in hold(contest({"out": torch.ones(3)}), rounds=11)} == {5}

@@ -9,7 +9,6 @@ from pathlib import Path
 import gatescope_kernels.ops.block_sparse_attention as op_folder
 import pytest
 import torch
-from allocations import Allocations
 from gatescope_kernels import (
     block_max_attention,
     block_sparse_attention,
@@ -17,6 +16,7 @@ from gatescope_kernels import (
     threshold_blocks,
     top_blocks,
 )
+from gatescope_kernels.allocations import Allocations
 from gatescope_kernels.bench import contests, hold
 from gatescope_kernels.ops._table import OPS
 from gatescope_kernels.ops.block_sparse_attention import block_max, plan

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from allocations import Allocations
 from gatescope_kernels import gated_linear_attention
+from gatescope_kernels.allocations import Allocations
 
 K = V = 32
 

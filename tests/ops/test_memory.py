@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from allocations import Allocations
 from gatescope_kernels import STATISTICS, Visibility, gated_attention_with_stats
+from gatescope_kernels.allocations import Allocations
 
 
 def measure(T: int, impl: str, **options: Any) -> Allocations:

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from allocations import Allocations
 from gatescope_kernels import Refusal, mask_divergence, nm_linear, nm_mask, nm_valid
+from gatescope_kernels.allocations import Allocations
 from gatescope_kernels.bench import contests, hold
 from gatescope_kernels.ops.nm_linear import blockwise, fused, reference
 from gatescope_kernels.ops.nm_linear.row import ROW

@@ -8,8 +8,8 @@ import random
 import numpy as np
 import pytest
 import torch
-from allocations import Allocations
 from gatescope_kernels import Refusal, polynorm, polyrelu
+from gatescope_kernels.allocations import Allocations
 from gatescope_kernels.bench import contests, hold
 from gatescope_kernels.ops._table import OPS
 from gatescope_kernels.ops.polynorm import blocks, blockwise

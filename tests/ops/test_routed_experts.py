@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from allocations import Allocations
 from gatescope_kernels import Refusal, route, routed_experts
+from gatescope_kernels.allocations import Allocations
 from gatescope_kernels.ops.routed_experts import layout as layouts
 from gatescope_kernels.ops.routed_experts.bench import contests
 from gatescope_kernels.ops.routed_experts.layout import permute

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from allocations import Allocations
 from gatescope_kernels import routed_experts
+from gatescope_kernels.allocations import Allocations
 from gatescope_kernels.ops._launch import Target, recording
 from gatescope_kernels.ops.routed_experts.fused_tiles import tile
 from gatescope_kernels.ops.routed_experts.row import ROW

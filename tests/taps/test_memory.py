@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from allocations import Allocations
 from gatescope.probes import Entropy, Massive, Sinks
 from gatescope.scope import Scope
+from gatescope_kernels.allocations import Allocations
 from taps.tiny import model_of, tokens_of
 from torch import nn
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import gatescope.scope_bench as scope_bench
 import pytest
 import torch
-from allocations import Allocations
 from gatescope.probes import Entropy, Sinks
 from gatescope.scope import Scope
+from gatescope_kernels.allocations import Allocations
 from gatescope_kernels.bench import hold
 
 T = 2048
@@ -25,9 +25,15 @@ def _narrow(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_statistics_agree_with_the_matrices() -> None:
-    plain, matrices = (hold(contest, rounds=1) for contest in scope_bench.contests("cpu", quick=True))
+    plain, matrices, step = (hold(contest, rounds=1) for contest in scope_bench.contests("cpu", quick=True))
     assert plain[1].compared == ("logits",)
     assert set(matrices[1].compared) == {"logits", *STATISTICS}
+    assert set(step[1].compared) == {"out", *STATISTICS}
+
+
+def test_transformer_lens_is_named_where_it_is_not_installed() -> None:
+    _, contest, _ = scope_bench.contests("cpu", quick=True)
+    assert {peer.package for peer in contest.peers.values()} == {"transformer-lens"}
 
 
 def test_without_transformers_the_bench_says_so(monkeypatch: pytest.MonkeyPatch, capsys) -> None:

@@ -1,16 +1,19 @@
-"""Bench rows of Scope: what statistics of attention add to a GPT-2, and what they cost from its matrices."""
+"""Bench rows of Scope: what statistics of attention add to a GPT-2, and what they cost from its matrices, be they
+transformers' own or TransformerLens's."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from functools import cache, partial
 from importlib.util import find_spec
 from typing import Any
 
 import torch
-from gatescope_kernels.bench import Contest
-from torch import Tensor
+from gatescope_kernels.bench import Contest, Peer
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
 
 from gatescope.probes import Entropy, Sinks
 from gatescope.scope import Scope
@@ -20,7 +23,8 @@ LAYERS, HEADS, WIDTH, VOCAB = 12, 12, 768, 256
 
 
 def contests(device: str, quick: bool) -> Iterator[Contest]:
-    """GPT-2 small with random weights: against its plain forward pass, then against its own attention matrices.
+    """GPT-2 small with random weights against its plain forward pass and against its own attention matrices; then one
+    attention of its heads against its matrix.
 
     Yields nothing, and says so, where transformers is not installed.
     """
@@ -30,7 +34,15 @@ def contests(device: str, quick: bool) -> Iterator[Contest]:
     for T in (128,) if quick else (1024, 8192):
         yield _contest("forward pass with all statistics of attention", T, device, {"plain forward, sdpa": _plain})
     T = 128 if quick else 1024
-    yield _contest("statistics of attention", T, device, {"transformers output_attentions": _matrices})
+    lens = {
+        "TransformerLens run_with_cache": partial(_cached, T, device, everything=True),
+        "TransformerLens, patterns alone": partial(_cached, T, device, everything=False),
+    }
+    yield replace(
+        _contest("statistics of attention", T, device, {"transformers output_attentions": _matrices}),
+        peers={name: Peer("transformer-lens", "transformer_lens", run) for name, run in lens.items()},
+    )
+    yield _attention_step(256 if quick else 4096, device)
 
 
 def _contest(task: str, T: int, device: str, baselines: dict[str, Callable[[int, str], dict[str, Tensor]]]) -> Contest:
@@ -42,6 +54,19 @@ def _contest(task: str, T: int, device: str, baselines: dict[str, Callable[[int,
         device=device,
         ours=lambda: _scoped(T, device),
         baselines={name: partial(run, T, device) for name, run in baselines.items()},
+    )
+
+
+def _attention_step(T: int, device: str) -> Contest:
+    q, k, v = torch.randn(3, 1, HEADS, T, 64, generator=torch.Generator().manual_seed(0)).to(device)
+    return Contest(
+        op="scope",
+        task="one attention and its statistics",
+        shape=f"B=1 H={HEADS} T={T} K=64",
+        dtype="float32",
+        device=device,
+        ours=lambda: _watched_step(q, k, v),
+        baselines={"transformers eager attention": lambda: _eager_step(q, k, v)},
     )
 
 
@@ -76,22 +101,69 @@ def _plain(T: int, device: str) -> dict[str, Tensor]:
     return {"logits": gpt2(T, device)(tokens(T, device)).logits}
 
 
-@torch.no_grad()
 def _scoped(T: int, device: str) -> dict[str, Tensor]:
+    found = _seen(gpt2(T, device), tokens(T, device))
+    return {"logits": found.pop("output").logits} | found
+
+
+class _Attention(nn.Module):
+    """A model that is one causal attention."""
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return scaled_dot_product_attention(q, k, v, is_causal=True)
+
+
+def _watched_step(q: Tensor, k: Tensor, v: Tensor) -> dict[str, Tensor]:
+    found = _seen(_Attention(), q, k, v)
+    return {"out": found.pop("output")} | {name: x[0] for name, x in found.items()}
+
+
+@torch.no_grad()
+def _seen(model: nn.Module, *inputs: Tensor) -> dict[str, Any]:
     probes = (Sinks(), Entropy())
-    with Scope(gpt2(T, device), probes):
-        logits = gpt2(T, device)(tokens(T, device)).logits
-    found = {str(name): torch.from_numpy(x.values) for probe in probes for name, x in probe.finalize().items()}
-    return {"logits": logits} | found
+    with Scope(model, probes):
+        output = model(*inputs)
+    return {"output": output} | {
+        str(name): torch.from_numpy(x.values) for probe in probes for name, x in probe.finalize().items()
+    }
+
+
+@torch.no_grad()
+def _eager_step(q: Tensor, k: Tensor, v: Tensor) -> dict[str, Tensor]:
+    from transformers.models.gpt2.modeling_gpt2 import eager_attention_forward
+
+    T = q.shape[2]
+    mask = torch.full((T, T), torch.finfo(q.dtype).min, device=q.device).triu(1)
+    out, matrices = eager_attention_forward(_Attention().eval(), q, k, v, mask)
+    return {"out": out.transpose(1, 2)} | _statistics(matrices[0])
 
 
 @torch.no_grad()
 def _matrices(T: int, device: str) -> dict[str, Tensor]:
     output = gpt2(T, device, "eager")(tokens(T, device), output_attentions=True)
-    of_layers = [_statistics(attention[0]) for attention in output.attentions]
-    return {"logits": output.logits} | {
-        name: torch.stack([found[name] for found in of_layers]).cpu() for name in of_layers[0]
-    }
+    return {"logits": output.logits} | _of_layers(attention[0] for attention in output.attentions)
+
+
+@cache
+def _bridge(T: int, device: str) -> Any:
+    # In 4.0 TransformerLens replaced its own models by bridges to those of transformers.
+    from transformer_lens.model_bridge.sources import build_bridge_from_module
+
+    model = gpt2.__wrapped__(T, device, "eager")  # one of its own: the bridge rebuilds it
+    return build_bridge_from_module(model, architecture="GPT2LMHeadModel", hf_config=model.config)
+
+
+@torch.no_grad()
+def _cached(T: int, device: str, everything: bool) -> dict[str, Tensor]:
+    wanted = None if everything else (lambda name: name.endswith("hook_pattern"))
+    logits, cache = _bridge(T, device).run_with_cache(tokens(T, device), names_filter=wanted)
+    patterns = (cache[f"blocks.{layer}.attn.hook_pattern"][0] for layer in range(LAYERS))
+    return {"logits": logits} | _of_layers(patterns)
+
+
+def _of_layers(matrices: Iterable[Tensor]) -> dict[str, Tensor]:
+    found = [_statistics(matrix) for matrix in matrices]
+    return {name: torch.stack([of_layer[name] for of_layer in found]).cpu() for name in found[0]}
 
 
 def _statistics(a: Tensor) -> dict[str, Tensor]:
