@@ -132,9 +132,11 @@ def test_layout_holds_every_assignment_once(N: int, E: int, k: int, seed: int, s
         assert strip.start == end
         end = strip.stop
         for run in strip.runs:
-            experts = torch.arange(E)[run.experts]
-            strip.of(expert_of)[run.start : run.stop] = experts.repeat_interleave(run.rows)
-            strip.of(padding)[run.padding] = True
+            experts = run.first + run.step * torch.arange(run.experts)
+            stop = run.start + run.experts * run.rows
+            strip.of(expert_of)[run.start : stop] = experts.repeat_interleave(run.rows)
+        if strip.padding is not None:
+            strip.of(padding)[strip.padding] = True
     assert end == R
     assert torch.equal(expert_of[layout.row], index)
     assert torch.equal(layout.token[layout.row], torch.arange(N)[:, None].expand(N, k))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
+import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 #: Elements that the rows of a strip may take, so that they are still in cache when they are read again.
@@ -16,38 +18,53 @@ SHARED_WORK = 1 << 26
 PADDING = 1 / 8
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(NamedTuple):
     """One matrix product: one expert, or two of about equal load side by side.
 
-    experts     slice of the expert dimension; a step reaches the second expert without a copy
-    start,stop  rows, counted from the strip's first
-    rows        rows an expert
-    padding     rows that belong to no token: empty, or the tail of the shorter expert
+    first    the first expert; the second is ``step`` further, so that one view reaches both without a copy
+    experts  how many
+    start    row of the strip
+    rows     rows an expert
     """
 
-    experts: slice
+    first: int
+    step: int
+    experts: int
     start: int
-    stop: int
     rows: int
-    padding: slice
-
-    def of(self, rows: Tensor) -> Tensor:
-        """The run's part of a strip's rows [R C], as [experts rows C]."""
-        return rows[self.start : self.stop].view(-1, self.rows, rows.shape[1])
 
 
 @dataclass(frozen=True, slots=True)
 class Strip:
-    """Consecutive runs whose rows [start, stop) are worked on while they are in cache."""
+    """Consecutive runs whose rows [start, stop) are worked on while they are in cache.
+
+    padding  rows that belong to no token, counted from the strip's first: tails of shorter experts; None without any
+    """
 
     start: int
     stop: int
     runs: tuple[Run, ...]
+    padding: Int[Tensor, " P"] | None
 
     def of(self, rows: Tensor) -> Tensor:
         """The strip's part of all rows."""
         return rows[self.start : self.stop]
+
+    def blocks(self, rows: Float[Tensor, "R C"]) -> list[Tensor]:
+        """Of each run its part of the strip's rows, as [experts rows C]. There are many: one view is one call."""
+        C, offset = rows.shape[1], rows.storage_offset()
+        return [
+            rows.as_strided((experts, each, C), (each * C, C, 1), offset + start * C)
+            for _, _, experts, start, each in self.runs
+        ]
+
+    def experts(self, w: Float[Tensor, "E I O"]) -> list[Tensor]:
+        """Of each run its experts' weights, as [experts I O]."""
+        (_, *size), (stride, *strides), offset = w.shape, w.stride(), w.storage_offset()
+        return [
+            w.as_strided((experts, *size), (step * stride, *strides), offset + first * stride)
+            for first, step, experts, _, _ in self.runs
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,42 +115,54 @@ def sort_by_expert(expert_index: Int[Tensor, "N k"], E: int) -> Order:
 
 
 def permute(expert_index: Int[Tensor, "N k"], E: int, D: int, F: int) -> Layout:
-    """Sort assignments by expert, busiest first, tokens in order; at most 1 / 8 of the rows are padding."""
-    order = sort_by_expert(expert_index, E)
-    load = order.load
+    """Sort assignments by expert, busiest first, tokens in order; at most 1 / 8 of the rows are padding.
+
+    Made on the host, where numbers of 16 bits are sorted in linear time.
+    """
+    index = expert_index.flatten().cpu().numpy()
+    order = index.astype(np.int16 if E <= 1 << 15 else np.int64).argsort(kind="stable")
+    load = np.bincount(index, minlength=E)
     loads = load.tolist()
-    busy = sorted((e for e in range(E) if loads[e]), key=lambda e: (-loads[e], e))
     starts = [0] * E
-    strips, runs, first, end = [], [], 0, 0
-    for pair in _pairs(busy, loads, D * F):
-        rows = loads[pair[0]]
+    strips: list[Strip] = []
+    runs: list[Run] = []
+    padding: list[int] = []
+    first = end = 0
+
+    def close() -> None:
+        nonlocal first
+        strips.append(Strip(first, end, tuple(runs), torch.tensor(padding, device=device) if padding else None))
+        runs.clear()
+        padding.clear()
+        first = end
+
+    device = expert_index.device
+    for pair in _pairs(loads, D * F):
         low, high = min(pair), max(pair)
-        starts[low], starts[high] = end, end + rows * (len(pair) - 1)
-        begin, end = end, end + rows * len(pair)
-        tail = starts[pair[-1]] + loads[pair[-1]] - first
-        runs.append(
-            Run(
-                slice(low, high + 1, max(high - low, 1)),
-                begin - first,
-                end - first,
-                rows,
-                slice(tail, tail + rows - loads[pair[-1]]),
-            )
-        )
+        rows, experts = loads[pair[0]], len(pair)
+        runs.append(Run(low, high - low, experts, end - first, rows))
+        starts[low], starts[high] = end, end + rows * (experts - 1)
+        short = starts[pair[-1]] - first
+        padding.extend(range(short + loads[pair[-1]], short + rows))
+        end += rows * experts
         if (end - first) * (D + 2 * F) >= STRIP_ELEMENTS:
-            strips.append(Strip(first, end, tuple(runs)))
-            runs, first = [], end
+            close()
     if runs:
-        strips.append(Strip(first, end, tuple(runs)))
-    shift = torch.tensor(starts, device=load.device) - (order.end - load)
-    place = torch.arange(len(order.expert), device=load.device) + shift[order.expert]
-    row = torch.zeros_like(place).index_copy_(0, order.assignment, place).view_as(expert_index)
-    token = place.new_zeros(end).index_copy_(0, place, order.assignment // expert_index.shape[1])
-    return Layout(token, row, tuple(e for e in range(E) if not loads[e]), tuple(strips))
+        close()
+    place = np.arange(len(order)) + np.repeat(np.array(starts) - (load.cumsum() - load), load)
+    row, token = np.empty_like(order), np.zeros(end, order.dtype)
+    row[order], token[place] = place, order // expert_index.shape[1]
+    return Layout(
+        token=torch.from_numpy(token).to(device),
+        row=torch.from_numpy(row).to(device).view_as(expert_index),
+        idle=tuple(e for e in range(E) if not loads[e]),
+        strips=tuple(strips),
+    )
 
 
-def _pairs(busy: list[int], loads: list[int], work: int) -> list[tuple[int, ...]]:
-    """Neighbours by load where they are small and alike, single experts elsewhere; the busier comes first."""
+def _pairs(loads: list[int], work: int) -> list[tuple[int, ...]]:
+    """Busy experts, the busier first: two neighbours by load where they are small and alike, single ones elsewhere."""
+    busy = sorted(filter(loads.__getitem__, range(len(loads))), key=loads.__getitem__, reverse=True)
     pairs: list[tuple[int, ...]] = []
     i = 0
     while i < len(busy):
