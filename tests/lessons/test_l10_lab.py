@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
-from gatescope.sparsifiers import NMSpec, dense_masks, kept_share
+from gatescope.sparsifiers import NMSpec, kept_share
 from gatescope_lessons.l10_tickets_and_nm import lab, nm, runs, tickets
 from gatescope_lessons.l10_tickets_and_nm.lazy import LEARNERS
 from gatescope_lessons.papers import load_claims
@@ -81,7 +81,7 @@ def planted(**changes: float) -> xr.Dataset:
     active = np.full((5, len(variants), len(steps)), 0.5) + 1e-4 * seeds[:, None, None]
     active[..., 8:] = 0.05
     active[:, variants.index("transformer, narrow"), 8:] = 0.06
-    active[:, variants.index("transformer, deep"), 8:] = changes.get("deep", 0.04)
+    active[:, variants.index("transformer, wide"), 8:] = changes.get("wide", 0.04)
     sad = np.full((5, 6, 1, len(steps)), 0.02) + nudge
     sad[:, 5] = changes.get("sad", 0.01)
     nll = np.full((5, 6, 1), 0.1) + 1e-4 * seeds[:, None, None]
@@ -128,7 +128,7 @@ def test_a_record_as_the_papers_say_shows_every_claim(claim_id: str) -> None:
         ("lottery-new-weights", {"new_weights": 0.99}),
         ("lottery-sparse-is-hard", {"new_weights": 0.99}),
         ("nm-sad-lower", {"sad": 0.04}),
-        ("lazy-deeper", {"deep": 0.08}),
+        ("lazy-wider", {"wide": 0.08}),
     ],
 )
 def test_the_opposite_contradicts(claim_id: str, changes: dict) -> None:

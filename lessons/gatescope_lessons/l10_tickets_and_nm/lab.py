@@ -114,5 +114,4 @@ METRICS: dict[str, Callable[[xr.Dataset], np.ndarray]] = {
     "active_by_heart_fall": partial(fall, variant="transformer, by heart"),
     "active_transformer": partial(active, variant="transformer"),
     "active_wide_over_narrow": partial(_wider, wide="transformer, wide", narrow="transformer, narrow"),
-    "active_deep_over_shallow": partial(_wider, wide="transformer, deep", narrow="transformer"),
 }

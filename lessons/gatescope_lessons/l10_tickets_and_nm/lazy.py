@@ -17,10 +17,10 @@ from gatescope.train import Training, TrainSpec
 
 from gatescope_lessons.l10_tickets_and_nm import runs
 
-#: What is learnt: a bigram chain, random sequences by heart, random sequences that never come back, digits.
-Data = Literal["chain", "by heart", "noise", "digits", "digits, random labels"]
+#: What is learnt: a bigram chain, random sequences by heart, digits, digits with random labels.
+Data = Literal["chain", "by heart", "digits", "digits, random labels"]
 #: Optimiser steps of a transformer.
-STEPS = 200
+STEPS = 150
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,6 @@ class Learner:
         tasks: dict[str, Any] = {
             "chain": BigramBinding(),
             "by heart": RandomTokens(count=64, pool_seed=seed),
-            "noise": RandomTokens(count=0),
         }
         spec = TrainSpec(steps=steps or STEPS, warmup=50, seed=seed, record_every=runs.EVERY)
         return Training(config, tasks[self.data], spec, probes)
@@ -63,14 +62,11 @@ class Learner:
 LEARNERS: dict[str, Learner] = {
     "transformer": Learner("chain", 256),
     "transformer, narrow": Learner("chain", 64),
-    "transformer, wide": Learner("chain", 1024),
-    "transformer, deep": Learner("chain", 256, blocks=4),
+    "transformer, wide": Learner("chain", 512),
     "transformer, by heart": Learner("by heart", 256),
-    "transformer, noise": Learner("noise", 256),
     "network": Learner("digits", 256, blocks=0),
-    "network, wide": Learner("digits", 4096, blocks=0),
     "network, random labels": Learner("digits, random labels", 256, blocks=0),
-    "network, wide, random labels": Learner("digits, random labels", 4096, blocks=0),
+    "network, wide, random labels": Learner("digits, random labels", 2048, blocks=0),
 }
 
 _ACTIVE = Quantity(

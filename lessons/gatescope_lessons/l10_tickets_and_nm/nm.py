@@ -23,7 +23,7 @@ from gatescope_lessons.l10_tickets_and_nm.runs import (
     train,
 )
 
-PATTERNS = ("2:4", "1:8")
+PATTERNS = ("2:4",)
 #: How an N:M network came about. "one-shot" cuts the dense one; "tuned" trains on, for half as many steps again, with
 #: that mask; the others are trained from the beginning: with the mask of the initial weights, and by two rules.
 RULES = ("dense", "one-shot", "tuned", "fixed from the start", "STE", "SR-STE")
