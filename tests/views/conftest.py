@@ -227,7 +227,14 @@ def memory() -> xr.Dataset:
 
 
 @pytest.fixture
-def drawn(record, history, losses, runs, strip, two, falling, mixture, memory):
+def masked() -> xr.Dataset:
+    """Three outputs that read one of each two inputs."""
+    weight = np.array([[0.5, np.nan, -1.0, np.nan]] * 3)
+    return xr.Dataset({"masked_weight": _described(("hidden", "dim"), weight, "weight", group=2)}, attrs={"T": 1})
+
+
+@pytest.fixture
+def drawn(record, history, losses, runs, strip, two, falling, mixture, memory, masked):
     """View name -> the dataset and the further arguments it is drawn from here."""
     own = {
         "loss_bars": (losses, ()),
@@ -235,6 +242,7 @@ def drawn(record, history, losses, runs, strip, two, falling, mixture, memory):
         "curves": (runs, ("loss",)),
         **dict.fromkeys(("retrieval_gallery", "state_weights", "mode_bars"), (memory, ())),
         "sweep_lines": (memory, ("state_share", "x")),
+        "mask_map": (masked, ()),
         "token_strip": (strip, ("nll_change",)),
         "rate_lines": (falling, ("error",)),
         "mixture_fit": (mixture, ()),

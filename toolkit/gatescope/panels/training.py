@@ -21,6 +21,7 @@ METRICS: dict[str, tuple[str, Callable[[xr.Dataset], float]]] = {
     "first-token attention, largest head": ("first_attention", lambda record: float(record.first_attention.max())),
     "gate score, mean": ("gate_mean", lambda record: float(record.gate_mean.mean())),
     "value drain, smallest": ("value_drain", lambda record: float(record.value_drain.min())),
+    "active neurons, mean": ("activation_zeros", lambda record: 1 - float(record.activation_zeros.mean())),
     "normalised entropy, mean": ("entropy_normalised", lambda record: float(record.entropy_normalised.mean())),
 }
 _LOSSES = {"loss": "all tokens", "trigger_loss": "bound tokens"}

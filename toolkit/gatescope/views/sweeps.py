@@ -1,4 +1,4 @@
-"""A measured number along something that was turned: an inverse temperature, a dimension."""
+"""A measured number along something that was turned: an inverse temperature, a dimension, a share of weights."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from gatescope.views.still import Still
 
 #: What can be turned; the first of them that a variable has is its x axis.
-SWEPT = ("beta", "dimension")
+SWEPT = ("beta", "dimension", "kept", "pairs", "length")
 _REPEATED = ("seed", "text")
 _MARKERS = "osD^vPX*"
 
