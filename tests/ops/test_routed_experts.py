@@ -198,11 +198,11 @@ def test_padding_borrows_from_no_token() -> None:
 
 @pytest.mark.parametrize("train", [False, True])
 def test_memory_does_not_grow_with_experts_and_is_linear_in_tokens(train: bool) -> None:
-    def measure(N: int, E: int) -> Allocations:
+    def measure(N: int, E: int, busy: int | None = None) -> Allocations:
         inputs = {name: value.float() for name, value in problem(N, 32, 8, E, 2).items() if name != "expert_index"}
         for name in ("x", "expert_weight"):
             inputs[name].requires_grad_(train)
-        index = torch.randint(E, (N, 2), generator=torch.Generator().manual_seed(0))
+        index = torch.randint(busy or E, (N, 2), generator=torch.Generator().manual_seed(0))
         with Allocations() as allocations:
             out = routed_experts(**inputs, expert_index=index)
             if train:
@@ -213,6 +213,7 @@ def test_memory_does_not_grow_with_experts_and_is_linear_in_tokens(train: bool) 
     assert long.largest <= 2048 * 2 * 32 * 4 * 9 / 8
     assert many.peak <= 1.2 * few.peak
     assert long.peak <= 2.2 * many.peak
+    assert measure(2048, 64, busy=1).peak <= 1.2 * long.peak
 
 
 def test_contests_agree() -> None:

@@ -44,18 +44,22 @@ class _Mix(torch.autograd.Function):
         R = len(layout.token)
         gate, up = (torch.empty(R if keep else layout.longest, F, dtype=dtype, device=x.device) for _ in range(2))
         y = torch.empty(R, D, dtype=dtype, device=x.device)
+        room = torch.empty(layout.longest, D, dtype=dtype, device=x.device)
         with torch.inference_mode():  # hundreds of small calls, each the faster for it
             for strip in layout.strips:
-                rows = _gather(x, layout, strip, strip.of(y))
+                rows = _gather(x, layout, strip, room)
                 g, u = (strip.of(buffer) if keep else buffer[: len(rows)] for buffer in (gate, up))
-                blocks, hidden_blocks = strip.blocks(rows), strip.blocks(g)
-                _products(blocks, strip.experts(w_gate), hidden_blocks)
-                _products(blocks, strip.experts(w_up), strip.blocks(u))
+                hidden_blocks = strip.blocks(g)
+                _products(
+                    strip.blocks(rows),
+                    (strip.experts(w_gate), hidden_blocks),
+                    (strip.experts(w_up), strip.blocks(u)),
+                )
                 hidden = silu(g) if keep else silu(g, inplace=True)
                 hidden *= u
                 if keep:
                     hidden_blocks = strip.blocks(hidden)
-                _products(hidden_blocks, strip.experts(w_down), blocks)
+                _products(hidden_blocks, (strip.experts(w_down), strip.blocks(strip.of(y))))
         if keep:
             ctx.layout = layout
             ctx.save_for_backward(x, weight, w_gate, w_up, w_down, gate, up)
@@ -76,59 +80,64 @@ class _Mix(torch.autograd.Function):
         weight_R[layout.row.flatten()] = weight.flatten().to(dtype)
         dweight_R = torch.empty_like(weight_R)
         dx_R = torch.empty(R, x.shape[1], dtype=dtype, device=x.device) if wants_x else None
+        room = [torch.empty(layout.longest, x.shape[1], dtype=dtype, device=x.device) for _ in range(2)]
         with torch.inference_mode():
             for strip in layout.strips:
                 g, u, scale = strip.of(gate), strip.of(up), strip.of(weight_R)[:, None]
-                dout, dhidden = _gather(dy, layout, strip), torch.empty_like(g)
-                dout_blocks = strip.blocks(dout)
-                _products(dout_blocks, strip.experts(w_down.mT), strip.blocks(dhidden))
+                dout_blocks, dhidden = strip.blocks(_gather(dy, layout, strip, room[0])), torch.empty_like(g)
+                _products(dout_blocks, (strip.experts(w_down.mT), strip.blocks(dhidden)))
                 act = silu(g)
                 hidden = act * u
                 torch.sum(dhidden * hidden, 1, out=strip.of(dweight_R))
                 if dw_down is not None:
                     hidden *= scale
-                    _products(_transposed(strip.blocks(hidden)), dout_blocks, strip.experts(dw_down))
+                    _products(_transposed(strip.blocks(hidden)), (dout_blocks, strip.experts(dw_down)))
                 dhidden *= scale
                 dup = act.mul_(dhidden)
                 dgate = torch.ops.aten.silu_backward(dhidden.mul_(u), g)
                 dgate_blocks, dup_blocks = strip.blocks(dgate), strip.blocks(dup)
-                if dw_gate is not None or dw_up is not None:
-                    rows_blocks = _transposed(strip.blocks(_gather(x, layout, strip)))
-                    for dw, blocks in ((dw_gate, dgate_blocks), (dw_up, dup_blocks)):
-                        if dw is not None:
-                            _products(rows_blocks, blocks, strip.experts(dw))
+                wanted = [
+                    (blocks, strip.experts(dw))
+                    for blocks, dw in ((dgate_blocks, dw_gate), (dup_blocks, dw_up))
+                    if dw is not None
+                ]
+                if wanted:
+                    _products(_transposed(strip.blocks(_gather(x, layout, strip, room[1]))), *wanted)
                 if dx_R is not None:
                     dx_blocks = strip.blocks(strip.of(dx_R))
-                    _products(dgate_blocks, strip.experts(w_gate.mT), dx_blocks)
-                    _products(dup_blocks, strip.experts(w_up.mT), dx_blocks, add=True)
+                    _products(dgate_blocks, (strip.experts(w_gate.mT), dx_blocks))
+                    _products(dup_blocks, (strip.experts(w_up.mT), dx_blocks), add=True)
         dx = None if dx_R is None else embedding_bag(layout.row, dx_R, mode="sum").to(x.dtype)
         dweight = dweight_R[layout.row].to(weight.dtype) if wants_weight else None
         return dx, dweight, dw_gate, dw_up, dw_down, None
 
 
-def _gather(x: Tensor, layout: Layout, strip: Strip, into: Tensor | None = None) -> Tensor:
-    """The strip's rows of x in the accumulation dtype; padding is zero, so that it adds nothing to a sum over rows."""
+def _gather(x: Tensor, layout: Layout, strip: Strip, room: Tensor) -> Tensor:
+    """The strip's rows of x, in ``room``; padding is zero, so that it adds nothing to a sum over rows."""
     token = strip.of(layout.token)
-    if into is None:
-        into = torch.empty(len(token), x.shape[1], dtype=accumulation_dtype(x), device=x.device)
-    if into.dtype == x.dtype:
-        torch.index_select(x, 0, token, out=into)
+    rows = room[: len(token)]
+    if rows.dtype == x.dtype:
+        torch.index_select(x, 0, token, out=rows)
     else:
-        into.copy_(x.index_select(0, token))
-    return into if strip.padding is None else into.index_fill_(0, strip.padding, 0.0)
+        rows.copy_(x.index_select(0, token))
+    return rows if strip.padding is None else rows.index_fill_(0, strip.padding, 0.0)
 
 
-def _products(left: list[Tensor], right: list[Tensor], out: list[Tensor], add: bool = False) -> None:
-    """out = left right of every run, or added to it, accumulated in fp32 at least: what ``left`` has."""
+def _products(left: list[Tensor], *pairs: tuple[list[Tensor], list[Tensor]], add: bool = False) -> None:
+    """For pairs (right, out): out = left right of every run, or added to it, accumulated in what ``left`` has.
+
+    A run is multiplied by all that it meets before the next one comes: its rows are still at hand.
+    """
     dtype = left[0].dtype
-    same = dtype == right[0].dtype == out[0].dtype
-    for a, b, c in zip(left, right, out, strict=True):
-        if same and not add:
-            torch.bmm(a, b, out=c)
-        elif add:
-            c.baddbmm_(a, b.to(dtype))
-        else:
-            c.copy_(torch.bmm(a, b.to(dtype)))
+    for i, a in enumerate(left):
+        for right, out in pairs:
+            b, c = right[i], out[i]
+            if add:
+                c.baddbmm_(a, b.to(dtype))
+            elif b.dtype == c.dtype == dtype:
+                torch.bmm(a, b, out=c)
+            else:
+                c.copy_(torch.bmm(a, b.to(dtype)))
 
 
 def _transposed(blocks: list[Tensor]) -> list[Tensor]:
