@@ -15,7 +15,7 @@ def entropy(weights: Float[Tensor, "*B n"]) -> Float[Tensor, "*B"]:
     A row without any mass has entropy 0.
     """
     share = weights / weights.sum(-1, keepdim=True).clamp_min(torch.finfo(weights.dtype).tiny)
-    return -torch.special.xlogy(share, share).sum(-1)
+    return -torch.special.xlogy(share, share).sum(-1).clamp_max(0)
 
 
 def state_size(weights: Float[Tensor, "*B n"], mass: float = 0.9) -> Int[Tensor, "*B"]:

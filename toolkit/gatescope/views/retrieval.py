@@ -91,5 +91,5 @@ def state_weights(ds: xr.Dataset) -> Still:
         axes.bar([np.nan], [np.nan], color=STRONG, label="the k that hold 90 %")
         axes.bar([np.nan], [np.nan], color=COMPARED, label="the rest")
         axes.plot([], [], color=FAINT, ls="--", lw=1, label="1 / N, the mean of all")
-        axes.legend(loc="upper right")
+        axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return figure
