@@ -93,6 +93,7 @@ def record() -> xr.Dataset:
                 "layer", [0.0, 0.25, 0.0, 0.0], "share of weights of the layer that are zero"
             ),
             "weight_zeros_global": _described((), 1 / 18, "share of all weights that are zero"),
+            "influence": _described(("token", "key"), rng.normal(size=(TOKENS, TOKENS)), "influence"),
             **by_layer,
         },
         coords={

@@ -1,4 +1,4 @@
-"""Lesson 05: linear attention whose state forgets, what a gate gains over a fixed decay, and what no state can recall."""
+"""Lesson 05: a state that forgets, what a gate gains over a fixed decay, and what no state of fixed size recalls."""
 
 from gatescope_lessons.lesson_kit import Lesson
 

@@ -1,13 +1,14 @@
 """The experiment of lesson 05: accuracy of recall from shipped checkpoints, learning curves, three forms and costs.
 
-Checkpoints come from ``python -m gatescope_lessons.l05_the_gate_as_a_clock.make``; the record comes from them, so anyone
-can measure it again in a minute.
+Checkpoints come from ``python -m gatescope_lessons.l05_the_gate_as_a_clock.make``; the record comes from them, so
+anyone can measure it again in a minute.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -64,7 +65,12 @@ def of_pairs(pairs: int) -> MQAR:
 def recall(seeds: Sequence[int], size: int) -> dict[str, xr.DataArray]:
     """Final accuracies and learning curves of every run, NaN where a variant was not trained on a task, and accuracies
     of the models of 16 pairs with other numbers of pairs."""
-    coords = {"variant": list(VARIANTS), "seed": list(seeds), "setting": list(TASKS), "pairs": list(PAIRS)}
+    coords: dict[str, list[Any]] = {
+        "variant": list(VARIANTS),
+        "seed": list(seeds),
+        "setting": list(TASKS),
+        "pairs": list(PAIRS),
+    }
     steps, _ = curve(Run("softmax", "16 pairs", seeds[0]))
     final = np.full([len(coords[dim]) for dim in ("variant", "seed", "setting")], np.nan)
     curves = np.full([*final.shape, len(steps)], np.nan)

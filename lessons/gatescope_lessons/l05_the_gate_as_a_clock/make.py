@@ -55,7 +55,7 @@ def main() -> None:
     from tqdm.auto import tqdm
 
     os.environ["OMP_NUM_THREADS"] = "1"
-    wanted = [Run(variant, task, seed) for seed in SEEDS for task, names in TRAINED.items() for variant in names]
+    wanted = [Run(variant, task, seed) for task, names in TRAINED.items() for variant in names for seed in SEEDS]
     runs = [run for run in wanted if arguments.again or not (data_dir() / run.checkpoint).exists()]
     with multiprocessing.get_context("spawn").Pool(arguments.jobs) as pool:
         for name in tqdm(pool.imap_unordered(make, runs), total=len(runs), unit="model"):

@@ -34,14 +34,14 @@ def _model(*mixers: AttentionSpec | LinearAttentionSpec) -> LMConfig:
 
 VARIANTS: dict[str, LMConfig] = {
     "softmax": _model(_SOFTMAX, _SOFTMAX),
-    "window": _model(*[replace(_SOFTMAX, visibility=Visibility(window=8))] * 2),
-    "linear": _model(*[replace(_GLA, decay="none")] * 2),
-    "fixed": _model(*[replace(_GLA, decay="fixed")] * 2),
-    "scalar": _model(*[replace(_GLA, decay="head")] * 2),
     "gla": _model(_GLA, _GLA),
-    "delta": _model(*[replace(_GLA, decay="head", update="delta")] * 2),
     "hybrid": _model(_SOFTMAX, _GLA),
+    "fixed": _model(*[replace(_GLA, decay="fixed")] * 2),
+    "linear": _model(*[replace(_GLA, decay="none")] * 2),
     "gla_k32": _model(*[replace(_GLA, key_dim=32)] * 2),
+    "scalar": _model(*[replace(_GLA, decay="head")] * 2),
+    "window": _model(*[replace(_SOFTMAX, visibility=Visibility(window=8))] * 2),
+    "delta": _model(*[replace(_GLA, decay="head", update="delta")] * 2),
 }
 
 TASKS: dict[str, MQAR] = {
@@ -73,10 +73,10 @@ class Run:
 
 #: Which variants are trained on which task.
 TRAINED: dict[str, tuple[str, ...]] = {
+    "3 segments": ("gla", "fixed", "linear", "scalar"),
     "16 pairs": tuple(VARIANTS),
-    "3 segments": ("linear", "fixed", "scalar", "gla"),
-    "8 pairs": ("softmax", "gla"),
     "4 pairs": ("softmax", "gla"),
+    "8 pairs": ("softmax", "gla"),
 }
 
 

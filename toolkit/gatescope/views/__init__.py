@@ -95,10 +95,11 @@ _TABLE = (
         ("expert_slope", "expert_intercept", "expert_mass", "expert_cell", "true_slope", "true_intercept"),
         "fitted experts in the Voronoi cells of the true ones",
     ),
-    View("sweep_lines", "sweeps", (), "one variable along an inverse temperature, a dimension or a share of weights"),
+    View("sweep_lines", "sweeps", (), "one variable along what was turned: a temperature, a size, a number of pairs"),
     View("retrieval_gallery", "retrieval", ("state_image",), "a state on its way to a stored pattern, as images"),
     View("state_weights", "retrieval", ("state_weight",), "with which weights a state reads a memory, ranked"),
     View("mode_bars", "modes", ("operating_mode",), "operating modes of the heads of every layer"),
+    View("influence_map", "influence", ("influence",), "how much of every earlier token a position reads"),
     View("curves", "training", (), "one variable over training steps, a line a variant"),
     View("token_strip", "tokens", (), "tokens coloured by a number each"),
 )
