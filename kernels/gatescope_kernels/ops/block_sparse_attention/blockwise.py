@@ -6,6 +6,7 @@ next to each other, so a chunk is two batched matrix products and one softmax ov
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import torch
@@ -40,18 +41,20 @@ class _Attend(torch.autograd.Function):
         w = _Workspace(q, k, v, block_mask, problem)
         out = w.rows(w.V, 0.0)
         lse = w.rows(1, -torch.inf) if with_lse else None
-        for chunk in w.plan.chunks:
-            s = w.scores(chunk)
-            top = s.amax(-1) if with_lse else None
-            a = w.softmax(s, chunk)
-            if lse is not None and top is not None:
-                # exp(top - L) is the largest of the row's probabilities: no second pass of exponentials.
-                row_lse = top - a.amax(-1).log()
-                if chunk.empty is not None:
-                    w.by_tile(row_lse[..., None]).masked_fill_(chunk.empty[:, None], -torch.inf)
-                lse.index_copy_(0, chunk.rows, row_lse)
-            y = torch.bmm(a, w.gather("kv", w.v, chunk), out=w.buffer("y", *a.shape[:2], w.V))
-            out.index_copy_(0, chunk.rows, y.flatten(1))
+        with torch.inference_mode():  # hundreds of small calls, each the faster for it
+            for chunk in w.plan.chunks:
+                s = w.scores(chunk)
+                top = s.amax(-1) if with_lse else None
+                a = w.softmax(s, chunk)
+                if lse is not None and top is not None:
+                    # exp(top - L) is the largest of the row's probabilities: no second pass of exponentials.
+                    row_lse = top - a.amax(-1).log()
+                    if chunk.empty is not None:
+                        w.by_tile(row_lse[..., None]).masked_fill_(chunk.empty[:, None], -torch.inf)
+                    lse.index_copy_(0, chunk.rows, row_lse)
+                y = w.buffer("y", w.most_rows * out.shape[1], *a.shape[:2], w.V)
+                torch.bmm(a, w.gather("kv", w.v, chunk), out=y)
+                out.index_copy_(0, chunk.rows, y.flatten(1))
         out = w.unfold(out).to(q.dtype)
         return (out,) if lse is None else (out, w.unfold(lse)[..., 0])
 
@@ -65,20 +68,21 @@ class _Attend(torch.autograd.Function):
         d_y, d_l = w.fold(d_out), None if d_lse is None else w.fold(d_lse[..., None])
         dq = w.rows(w.K, 0.0)
         dk, dv = torch.zeros_like(w.k), torch.zeros_like(w.v)
-        for chunk in w.plan.chunks:
-            a = w.softmax(w.scores(chunk), chunk)
-            q_rows, dy_rows = w.take("q", w.q, chunk), w.take("dy", d_y, chunk)
-            k_keys = w.gather("kv", w.k, chunk)
-            dv.index_add_(0, chunk.blocks, torch.bmm(a.mT, dy_rows).view(-1, dv.shape[1]))
-            da = torch.bmm(dy_rows, w.gather("v", w.v, chunk).mT)
-            ds = torch._softmax_backward_data(da, a, -1, a.dtype)
-            if d_l is not None:
-                d_l_rows = w.take("dl", d_l, chunk)
-                if chunk.empty is not None:
-                    w.by_tile(d_l_rows).masked_fill_(chunk.empty[:, None], 0.0)
-                ds.addcmul_(a, d_l_rows)
-            dq.index_copy_(0, chunk.rows, torch.bmm(ds, k_keys).flatten(1))
-            dk.index_add_(0, chunk.blocks, torch.bmm(ds.mT, q_rows).view(-1, dk.shape[1]))
+        with torch.inference_mode():
+            for chunk in w.plan.chunks:
+                a = w.softmax(w.scores(chunk), chunk)
+                q_rows, dy_rows = w.take("q", w.q, chunk), w.take("dy", d_y, chunk)
+                k_keys = w.gather("kv", w.k, chunk)
+                dv.index_add_(0, chunk.blocks, torch.bmm(a.mT, dy_rows).view(-1, dv.shape[1]))
+                da = torch.bmm(dy_rows, w.gather("v", w.v, chunk).mT)
+                ds = torch._softmax_backward_data(da, a, -1, a.dtype)
+                if d_l is not None:
+                    d_l_rows = w.take("dl", d_l, chunk)
+                    if chunk.empty is not None:
+                        w.by_tile(d_l_rows).masked_fill_(chunk.empty[:, None], 0.0)
+                    ds.addcmul_(a, d_l_rows)
+                dq.index_copy_(0, chunk.rows, torch.bmm(ds, k_keys).flatten(1))
+                dk.index_add_(0, chunk.blocks, torch.bmm(ds.mT, q_rows).view(-1, dk.shape[1]))
         dq, dk = w.unfold(dq.mul_(ctx.problem.scale)), dk.mul_(ctx.problem.scale)
         grid = ctx.problem.grid
         dk, dv = (x.view(*k.shape[:2], grid.nS * grid.block, -1)[:, :, : grid.S] for x in (dk, dv))
@@ -102,7 +106,11 @@ class _Workspace:
             pad_rows(x.to(problem.dtype), grid.nS * grid.block).reshape(-1, grid.block * x.shape[3]) for x in (k, v)
         )
         self.plan = make_plan(block_mask, problem, max(self.K, self.V))
+        #: Query blocks and pairs of blocks of the largest chunk.
+        self.most_rows = max((chunk.rows.numel() for chunk in self.plan.chunks), default=0)
+        self.most_pairs = max((chunk.blocks.numel() for chunk in self.plan.chunks), default=0)
         self._buffers: dict[str, Tensor] = {}
+        self._views: dict[tuple[str, tuple[int, ...]], Tensor] = {}
 
     def rows(self, width: int, idle: float) -> Float[Tensor, "rows R_tile_width"]:
         """Uninitialised room for each query block; ``idle`` for those that read nothing, which no chunk visits."""
@@ -126,29 +134,34 @@ class _Workspace:
         """A view with the stacked heads apart."""
         return x.view(x.shape[0], self.R, self.problem.grid.tile, -1)
 
-    def buffer(self, name: str, *shape: int) -> Tensor:
-        """Uninitialised room that outlives the chunk."""
-        size = torch.Size(shape).numel()
-        flat = self._buffers.get(name)
-        if flat is None or flat.numel() < size:
-            flat = self._buffers[name] = torch.empty(size, dtype=self.problem.dtype, device=self.problem.device)
-        return flat[:size].view(shape)
+    def buffer(self, name: str, most: int, *shape: int) -> Tensor:
+        """Uninitialised room of ``most`` elements that outlives the chunk, as ``shape``.
+
+        Chunks are many and shapes few, so views of it are kept.
+        """
+        if (name, shape) not in self._views:
+            if name not in self._buffers:
+                self._buffers[name] = torch.empty(most, dtype=self.problem.dtype, device=self.problem.device)
+            self._views[name, shape] = self._buffers[name][: prod(shape)].view(shape)
+        return self._views[name, shape]
 
     def take(self, name: str, x: Float[Tensor, "rows R_tile C"], chunk: Chunk) -> Float[Tensor, "n R_tile C"]:
         """The chunk's query blocks."""
-        into = self.buffer(name, chunk.rows.numel(), *x.shape[1:])
+        into = self.buffer(name, self.most_rows * x.shape[1] * x.shape[2], chunk.rows.numel(), *x.shape[1:])
         return torch.index_select(x, 0, chunk.rows, out=into)
 
     def gather(self, name: str, x: Float[Tensor, "blocks block_C"], chunk: Chunk) -> Float[Tensor, "n keys C"]:
         """The chunk's key (or value) blocks, side by side."""
-        into = self.buffer(name, chunk.blocks.numel(), x.shape[1])
-        torch.index_select(x, 0, chunk.blocks, out=into)
-        return into.view(chunk.rows.numel(), chunk.count * self.problem.grid.block, -1)
+        block = self.problem.grid.block
+        most = self.most_pairs * block * max(self.K, self.V)
+        torch.index_select(x, 0, chunk.blocks, out=self.buffer(name, most, chunk.blocks.numel(), x.shape[1]))
+        return self.buffer(name, most, chunk.rows.numel(), chunk.count * block, x.shape[1] // block)
 
     def scores(self, chunk: Chunk) -> Float[Tensor, "n R_tile keys"]:
         """scale * q.k of the chunk, -inf where hidden."""
         q, k = self.take("q", self.q, chunk), self.gather("kv", self.k, chunk)
-        s = self.buffer("scores", *q.shape[:2], k.shape[1])
+        most = self.most_pairs * q.shape[1] * self.problem.grid.block
+        s = self.buffer("scores", most, *q.shape[:2], k.shape[1])
         torch.baddbmm(s, q, k.mT, beta=0.0, alpha=self.problem.scale, out=s)
         if chunk.limit is not None:
             tail = self.by_tile(s)[..., -chunk.limit.shape[-1] :]
