@@ -108,6 +108,8 @@ def test_a_planted_massive_value_and_a_dead_expert_are_named(record):
     text = "\n".join(f"{found.title} {' '.join(found.sentences)}" for found in findings(planted))
     assert "dimension 7, layers 1 to 1, up to 5,000 at token 3" in text
     assert "layer 2, expert 0" in text
+    planted["massive_count"].attrs["ratio"] = 6000.0
+    assert "Massive activations: none" in [found.title for found in findings(planted)]
     quiet = record.copy(deep=True)
     quiet["top_value"][:] = 1.0
     quiet["massive_count"][:] = 0

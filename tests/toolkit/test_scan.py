@@ -110,10 +110,14 @@ def test_the_packaged_model(tmp_path):
     assert record.attrs["context"] == 8192
 
 
-def test_a_gguf_file_of_the_packaged_kind_is_the_packaged_model(tmp_path):
+def test_a_gguf_file_of_the_packaged_kind_is_the_packaged_model_and_its_header_is_read_once(monkeypatch):
+    import gguf
     from gatescope.models.smollm2 import find_gguf, load_smollm2
 
+    read, reader = [], gguf.GGUFReader
+    monkeypatch.setattr(gguf, "GGUFReader", lambda path: read.append(path) or reader(path))
     opened = open_model(str(find_gguf()))
+    assert read == [find_gguf()]
     tokens, _ = tokenise(opened, "The cat", None)
     with torch.no_grad():
         torch.testing.assert_close(opened.model(tokens), load_smollm2().model(tokens))

@@ -5,6 +5,7 @@ import re
 import pytest
 from gatescope import views
 from gatescope.views import style
+from gatescope.views.still import still
 
 
 @pytest.mark.parametrize("name", ["massive_table", "token_strip"])
@@ -40,6 +41,19 @@ def test_stills_are_deterministic_and_register_nothing(record):
     assert first.svg() == second.svg()
     assert "matplotlib.pyplot" not in sys.modules or not sys.modules["matplotlib.pyplot"].get_fignums()
     assert f'alt="{first.alt_text[:20]}' in first._repr_html_()
+
+
+def test_ids_of_a_still_do_not_hang_on_the_last_bit_of_its_layout():
+    def drawn(shift: float) -> bytes:
+        with still("Two lines", []) as (figure, axes):
+            axes.plot([0, 1], [0, 1], marker="o")
+            axes.set_position((0.1 + shift, 0.1, 0.8, 0.7))
+            figure.set_layout_engine(None)
+        return figure.svg()
+
+    assert drawn(0.0) == drawn(1e-13)
+    assert b'clip-path="url(#p' in drawn(0.0)
+    assert drawn(0.0) != drawn(0.1)
 
 
 @pytest.mark.parametrize("diverging", [False, True])

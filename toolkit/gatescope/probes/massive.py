@@ -181,6 +181,7 @@ class Massive(Probe):
             name: (sums.mean(total, "sequences", *wanted), {}) for name, total in means.items()
         }
         variables["kurtosis"][1]["baseline_value"] = 3.0
+        variables["massive_count"][1].update(floor=FLOOR, ratio=RATIO)
         top = sums.read("top")
         variables["top_value"] = (top[:, 0], {})
         variables["top_token"] = (top[:, 1].astype("int64"), {})

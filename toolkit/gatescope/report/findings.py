@@ -15,8 +15,6 @@ from gatescope.views.style import number
 
 #: An expert is overloaded from OVERLOAD times the even load on.
 OVERLOAD = 2.0
-#: Sun et al.: massive is above FLOOR and at least RATIO times the median of its layer.
-FLOOR, RATIO = 100.0, 1000.0
 _NAMED = 5
 
 
@@ -64,10 +62,11 @@ def _sinks(record: xr.Dataset) -> Iterator[Finding]:
 
 def _massive(record: xr.Dataset) -> Iterator[Finding]:
     every = massive_table_frame(record, rows=record["top_value"].size)
-    massive = every[(every["value"] > FLOOR) & (every["times_median"] >= RATIO)]
     layers = record["massive_count"]
+    floor, ratio = layers.attrs["floor"], layers.attrs["ratio"]
+    massive = every[(every["value"] > floor) & (every["times_median"] >= ratio)]
     having = int((layers > 0).sum())
-    rule = f"above {FLOOR:.0f} and at least {RATIO:,.0f} times the median of its layer (Sun et al.)"
+    rule = f"above {floor:.0f} and at least {ratio:,.0f} times the median of its layer (Sun et al.)"
     if massive.empty:
         top = every.iloc[0]
         yield Finding(

@@ -111,10 +111,10 @@ def _tiny(name: str, model: TinyLM, tokenizer: Tokenizer, context: int, files: d
 
 
 def _gguf(name: str, path: Path) -> Opened:
-    architecture, tokenizer = _gguf_kind(path)
+    reader, architecture, tokenizer = _gguf_header(path)
     digest = {path.name: file_sha256(path)}
     if (architecture, tokenizer) == ("llama", "smollm"):
-        model, own, context = load_gguf(path)
+        model, own, context = load_gguf(path, reader)
         return _tiny(name, model, own, context, digest)
     try:
         return _huggingface(name, path.parent, gguf_file=path.name, files=digest)
@@ -127,12 +127,13 @@ def _gguf(name: str, path: Path) -> Opened:
         ) from error
 
 
-def _gguf_kind(path: Path) -> tuple[str, str]:
-    """Architecture and pre-tokenizer that a GGUF file names."""
+def _gguf_header(path: Path) -> tuple[Any, str, str]:
+    """The reader of a GGUF file, and the architecture and pre-tokenizer that it names."""
     import gguf
 
     try:
-        fields = gguf.GGUFReader(path).fields
+        reader = gguf.GGUFReader(path)
+        fields = reader.fields
         names = ("general.architecture", "tokenizer.ggml.pre")
         architecture, tokenizer = (str(fields[key].contents()) if key in fields else "unnamed" for key in names)
     except (ValueError, OSError, IndexError, KeyError) as error:
@@ -140,7 +141,7 @@ def _gguf_kind(path: Path) -> tuple[str, str]:
         raise DataError(
             "scan", f"a whole GGUF file at {path}", reason, "download it again, or name a folder"
         ) from error
-    return architecture, tokenizer
+    return reader, architecture, tokenizer
 
 
 def _huggingface(

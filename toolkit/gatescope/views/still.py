@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from base64 import b64encode
 from collections.abc import Iterator, Sequence
@@ -51,6 +52,10 @@ STYLE: Any = {
 }
 
 
+#: The hash at the end of an id.
+_HASHED = re.compile(rb'id="[^"]*?([0-9a-f]{10})"')
+
+
 class Still(Figure):
     """A matplotlib figure that Jupyter shows as an image with an alt text. The same numbers give the same bytes."""
 
@@ -61,7 +66,7 @@ class Still(Figure):
         stream = BytesIO()
         with mpl.rc_context(STYLE):
             self.savefig(stream, format="svg", metadata={"Date": None})
-        return stream.getvalue()
+        return _numbered(stream.getvalue())
 
     def _repr_html_(self) -> str:
         source = b64encode(self.svg()).decode()
@@ -69,6 +74,14 @@ class Still(Figure):
             f'<img alt="{escape(self.alt_text)}" style="max-width:100%;background:{PAPER}" '
             f'src="data:image/svg+xml;base64,{source}">'
         )
+
+
+def _numbered(svg: bytes) -> bytes:
+    """Ids that matplotlib makes of hashes, numbered as they come. It hashes places to the last bit, where the solver
+    of the layout differs between runs, and writes them to six digits."""
+    for n, digest in enumerate(dict.fromkeys(_HASHED.findall(svg))):
+        svg = svg.replace(digest, b"%d" % n)
+    return svg
 
 
 @contextmanager

@@ -41,15 +41,17 @@ _CONTROL = 3  # token_type of special tokens in GGUF
 class GGUFModel:
     """A llama model with a byte-level BPE vocabulary in a GGUF file.
 
+    reader  a GGUFReader of the file, where one was opened already: it reads the whole header, vocabulary included
+
     Raises DataError for a file that is not GGUF, is cut short, or holds another architecture or tokenizer.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, reader: Any = None) -> None:
         import gguf
 
         self.path = path
         try:
-            self._reader = gguf.GGUFReader(path)
+            self._reader = gguf.GGUFReader(path) if reader is None else reader
         except (ValueError, OSError, IndexError) as error:
             raise DataError(
                 "GGUFModel",

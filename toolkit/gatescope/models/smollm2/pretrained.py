@@ -59,12 +59,14 @@ def load_smollm2(folder: Path | None = None) -> Pretrained:
     )
 
 
-def load_gguf(path: Path) -> tuple[TinyLM, Tokenizer, int]:
+def load_gguf(path: Path, reader: Any = None) -> tuple[TinyLM, Tokenizer, int]:
     """Model (fp32, frozen), tokenizer and trained context of a GGUF file laid out as SmolLM2's, without the cache.
+
+    reader  a GGUFReader of the file, where one was opened already
 
     Raises DataError for another architecture or tokenizer, and for a file that is cut short.
     """
-    source = GGUFModel(path)
+    source = GGUFModel(path, reader)
     with _NoDraws():
         model = TinyLM(source.config())
     model.load_state_dict({name: torch.from_numpy(values) for name, values in source.tensors()}, assign=True)
