@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
+import pandas as pd
 import torch
 import xarray as xr
 from gatescope import data, records
@@ -95,6 +96,19 @@ def fall(record: xr.Dataset, variant: str) -> np.ndarray:
 
 def _wider(record: xr.Dataset, wide: str, narrow: str) -> np.ndarray:
     return active(record, wide) / active(record, narrow)
+
+
+def lazy_table(record: xr.Dataset) -> pd.DataFrame:
+    """Per learner, means over seeds: the share of active neurons before and after training, and the loss it came to."""
+    rows = {
+        str(name): {
+            "active before": f"{float(record.active.sel(variant=name, step=0).mean()):.1%}",
+            "after": f"{active(record, str(name)).mean():.1%}",
+            "training loss, nats": f"{float(record.lazy_loss.sel(variant=name).mean()):.3f}",
+        }
+        for name in record.variant.values
+    }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("learner")
 
 
 #: Name in claims/*.toml -> one effect a seed.

@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from gatescope.dims import axis_label
 from gatescope.views.select import context, long_frame, quantity, variable
 from gatescope.views.style import RULE, SOFT_INK, number
 
@@ -52,7 +51,7 @@ def mask_map(ds: xr.Dataset) -> Still:
             for edge in range(group, data.sizes["dim"], group):
                 axes.axvline(edge - 0.5, color=SOFT_INK, lw=0.8)
         figure.colorbar(picture, ax=axes, label=quantity(data), shrink=0.9, pad=0.01)
-        axes.set(xlabel="input", ylabel=axis_label("hidden"))
+        axes.set(xlabel="input", ylabel="output")
         for axis in (axes.xaxis, axes.yaxis):
             whole_axis(axis)
     return figure
