@@ -58,6 +58,13 @@ def test_another_variable_redraws_once_and_reset_goes_back(panel):
     assert panel.message == ""
 
 
+def test_the_table_has_room_for_what_it_shows(panel):
+    shown = panel._pictures["differences"]._still.value
+    assert shown.count("<th") == 8
+    assert "there_a" not in shown
+    assert "there_a" in panel.frame("differences")
+
+
 def test_labels_are_escaped(panel):
     shown = panel._pictures["differences"]._still.value
     assert "&lt;b&gt;one" in shown

@@ -101,6 +101,26 @@ def test_what_differs_between_the_records_is_told_for_both(two):
     assert "T = 12 (A), 24 (B)" in views.alt_text(views.difference_map(told, "first_attention"))
 
 
+@pytest.mark.parametrize(("gap", "said"), [(5e-17, "no difference anywhere"), (1e-9, "largest difference +1e-09")])
+def test_a_difference_of_rounding_is_none(gap, said):
+    values = np.stack([np.full((2, 3), 0.25), np.full((2, 3), 0.25)])
+    values[1, 1, 2] += gap
+    ds = xr.Dataset({"expert_load": (("record", "layer", "expert"), values)}, coords={"record": ["A", "B"]})
+    figure = views.difference_map(ds, "expert_load")
+    assert said in views.alt_text(figure)
+    assert figure.layout.coloraxis.cmax > figure.layout.coloraxis.cmin
+
+
+def test_colour_bars_hang_below_the_maps_however_low_these_are(two):
+    for along in (("layer", "head"), ("layer", "token")):
+        layout = views.difference_map(two, "key_mass", along).layout
+        plot = layout.height - layout.margin.t - layout.margin.b
+        assert plot >= 190
+        for axis in (layout.coloraxis, layout.coloraxis2):
+            assert layout.margin.b > -axis.colorbar.y * plot > 40
+            assert axis.colorbar.yref != "container"
+
+
 def test_names_are_escaped_wherever_they_are_drawn(two):
     hostile = two.assign_coords(record=["<script>alert(1)</script>", "<img src=x>"])
     for metric in ("first_attention", "resid_norm", "weight_zeros_global"):

@@ -17,4 +17,6 @@ LESSON = Lesson(
         "record while your own loop trains, lose the machine in the middle, and go on with nothing lost",
         "read a refusal and know what to change",
     ),
+    main_control="gs-routing-step",
+    main_view="gs-routing-numbers",
 )

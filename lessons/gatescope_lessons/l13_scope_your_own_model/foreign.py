@@ -75,10 +75,12 @@ class OwnBlock(nn.Module):
 
     def __init__(self, weights: Block) -> None:
         super().__init__()
-        self.attention_norm, self.mlp_norm, self.mlp = weights.attention_norm, weights.mlp_norm, weights.mlp
         own = weights.attention
-        self.q_proj, self.k_proj, self.v_proj, self.o_proj = own.q_proj, own.k_proj, own.v_proj, own.o_proj
+        assert weights.mlp is not None
         assert own.spec.rope_theta is not None
+        self.attention_norm, self.mlp_norm = weights.attention_norm, weights.mlp_norm
+        self.mlp: nn.Module = weights.mlp
+        self.q_proj, self.k_proj, self.v_proj, self.o_proj = own.q_proj, own.k_proj, own.v_proj, own.o_proj
         self.theta, self.width = own.spec.rope_theta, own.spec.head_dim
 
     def forward(self, x: Float[Tensor, "B T D"], attention: Attention, layer: int) -> Float[Tensor, "B T D"]:

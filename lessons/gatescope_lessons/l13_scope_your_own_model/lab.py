@@ -13,6 +13,7 @@ from gatescope import data, records
 from gatescope.checkpoints import load_model
 from gatescope.models import TinyLM, next_token_nll
 from gatescope.probes import Routing, saturation
+from gatescope.probes._specialisation import mutual_information
 from gatescope.recorder import Recorder
 from gatescope.records import Quantity
 from gatescope.series import measure_series
@@ -186,11 +187,9 @@ def information(one: Int[np.ndarray, " T"], other: Int[np.ndarray, " T"], shuffl
 
 def _information(one: np.ndarray, other: np.ndarray) -> float:
     rows, columns = (np.unique(labels, return_inverse=True)[1] for labels in (one, other))
-    joint = np.zeros((rows.max() + 1, columns.max() + 1))
-    np.add.at(joint, (rows, columns), 1 / len(rows))
-    independent = joint.sum(1, keepdims=True) * joint.sum(0, keepdims=True)
-    here = joint > 0
-    return float((joint[here] * np.log(joint[here] / independent[here])).sum())
+    counts = np.zeros((rows.max() + 1, columns.max() + 1))
+    np.add.at(counts, (rows, columns), 1)
+    return mutual_information(counts)
 
 
 def measure(profile: str = "full", *, seeds: Sequence[int] | None = None) -> xr.Dataset:

@@ -8,7 +8,7 @@
 #
 # with torch.no_grad(), Scope(model, probes=[Sinks(), Entropy()]) as scope:
 #     model(tokens)                      # as you always call it; several calls add up
-# record = scope.record()                # an xarray.Dataset: every number with its unit, formula and baseline
+# record = scope.record()                # an xarray.Dataset that says what its numbers mean
 # ```
 #
 # The model is as before when the block ends, whatever ends it. What cannot be measured is refused with a reason; it
@@ -36,12 +36,12 @@ from gatescope.probes import Entropy, Massive, Routing, Sinks
 from gatescope.scope import Scope
 from gatescope.series import measure_series
 from gatescope.taps import AttentionCall, attend
-from gatescope.tasks.text import story
+from gatescope.tasks.text import TEXTS
 from torch.nn import functional
 
 from gatescope_lessons.l02_one_gate_no_sink import lab as gates
 from gatescope_lessons.l13_scope_your_own_model import checks, foreign, lab, page, training
-from gatescope_lessons.l13_scope_your_own_model.panel import routing_panel
+from gatescope_lessons.l13_scope_your_own_model.panel import pieces, routing_panel
 from gatescope_lessons.predictions import predict
 from gatescope_lessons.scoreboard import scoreboard
 
@@ -60,7 +60,7 @@ folder = Path(tempfile.mkdtemp(prefix="gatescope-"))
 # %%
 pretrained = load_smollm2()
 llama = foreign.as_llama(pretrained)
-tokens = pretrained.tokenizer.prepare(story())
+tokens = pretrained.tokenizer.prepare(TEXTS["story"].text)
 
 with torch.no_grad(), Scope(llama, probes=[Sinks(), Entropy(), Massive()]) as scope:
     llama(tokens, use_cache=False)
@@ -101,19 +101,20 @@ pd.DataFrame(
 # its own, and its first token is *its* first token.
 
 # %%
-texts = [pretrained.tokenizer.prepare(text) for text in ("The cat sat on the mat.", "It rained in the town all day.")]
+sentences = ("The cat sat on the mat.", "It rained in the town all day.")
+texts = [pretrained.tokenizer.prepare(text) for text in sentences]
 packed = torch.cat(texts, dim=1)
 positions = torch.cat([torch.arange(text.shape[1]) for text in texts])[None]
 
 with torch.no_grad(), Scope(llama, probes=[Sinks()]) as scope:
     llama(packed, position_ids=positions, use_cache=False)
-together = scope.record().first_attention
+together = float(scope.record().first_attention.mean())
+
 with torch.no_grad(), Scope(llama, probes=[Sinks()]) as scope:
     for text in texts:
         llama(text, use_cache=False)
-print(
-    f"packed: {float(together.mean()):.4f}    one after the other: {float(scope.record().first_attention.mean()):.4f}"
-)
+apart = float(scope.record().first_attention.mean())
+print(f"packed: {together:.4f}, one after the other: {apart:.4f}")
 
 # %% [markdown]
 # And generation: the prompt once, then a token at a time against the cache. All of it is counted.
@@ -122,7 +123,7 @@ print(
 with torch.no_grad(), Scope(llama, probes=[Sinks(), Entropy()]) as scope:
     answer = llama.generate(tokens[:, :40], max_new_tokens=8, do_sample=False)
 print(pretrained.tokenizer.decode(answer[0, 40:]))
-print(scope.record().attrs["n_tokens"], "tokens seen: 40 of the prompt and 7 of the 8 that were generated")
+print(scope.record().attrs["n_tokens"], "tokens seen: 40 of the prompt and 7 of 8 generated")
 
 # %% [markdown]
 # The last token is generated but never read, hence 7.
@@ -231,9 +232,10 @@ from transformers import MixtralConfig, MixtralForCausalLM
 small = {"hidden_size": 32, "intermediate_size": 40, "num_hidden_layers": 2, "vocab_size": 50}
 heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
 torch.manual_seed(0)
-mixtral = MixtralForCausalLM(MixtralConfig(**small, **heads, num_local_experts=6, num_experts_per_tok=2)).eval()
+config = MixtralConfig(**small, **heads, num_local_experts=6, num_experts_per_tok=2)
+mixtral = MixtralForCausalLM(config).eval()
 routed = scoped(mixtral, Routing(), Sinks(), input_ids=torch.arange(48)[None])
-print(f"effective experts by layer: {routed.experts_effective.values.round(2)} of 6 (random weights)")
+print(f"effective experts by layer, of 6: {routed.experts_effective.values.round(2)}")
 
 # %% [markdown]
 # Now one that has learnt something. It has 4 layers of 8 experts, 2 a token, and was trained for 400 steps on Python's
@@ -294,7 +296,7 @@ checks.router_entropy(router_entropy)
 views.coactivation_heatmap(routed)
 
 # %%
-spelled = routed.assign_coords(piece=("token", ["^" if token == 256 else chr(token) for token in held_out[0].tolist()]))
+spelled = routed.assign_coords(piece=("token", pieces(held_out)))
 views.token_expert_map(spelled.isel(token=slice(0, 96)), layer=0)
 
 # %% [markdown]
@@ -348,20 +350,24 @@ def under(change, model, measured):
 
 
 rows = {"SmolLM2 as it is": llama_loss(), "its first key hidden": under(mask, llama, llama_loss)}
-rows |= {f"control {seed}: another key": under(mask.control(seed), llama, llama_loss) for seed in range(2)}
+for seed in range(2):
+    rows[f"control {seed}: another key"] = under(mask.control(seed), llama, llama_loss)
 
-drop = DropExperts([int(routed.expert_load.mean("layer").argmax("expert"))])
-rows |= {
-    "mixture as it is": lab.loss(moe),
-    f"without its busiest expert, {drop.experts[0]}": under(drop, moe, lambda: lab.loss(moe)),
-}
+
+def moe_loss():
+    return lab.loss(moe)
+
+
+busiest = int(routed.expert_load.mean("layer").argmax("expert"))
+drop = DropExperts([busiest])
+rows |= {"mixture as it is": moe_loss(), f"without expert {busiest}": under(drop, moe, moe_loss)}
 for seed in range(3):
-    rows[f"control {seed}: another expert of about its load"] = under(drop.control(seed), moe, lambda: lab.loss(moe))
+    rows[f"control {seed}: another expert of its load"] = under(drop.control(seed), moe, moe_loss)
 pd.Series(rows, name="loss, nats a token").to_frame().round(3)
 
 # %% [markdown]
-# Hiding the first key of SmolLM2 takes away a third of all attention and changes next to nothing, as in lesson 01.
-# Dropping an expert costs something, and so does dropping another one of about the same load: only what the expert
+# Hiding the first key of SmolLM2 takes away a third of all attention, and costs hardly more than hiding some other key.
+# Dropping the busiest expert costs something, and so does dropping another one of about the same load: only what it
 # costs *beyond its control* is its own.
 #
 # ## Your text, any stage, any expert
@@ -392,7 +398,8 @@ router
 
 # %%
 killed, whole = folder / "killed", folder / "whole"
-process = subprocess.run([sys.executable, "-m", training.__name__, str(killed), "37"], capture_output=True)
+command = [sys.executable, "-m", training.__name__, str(killed), "37"]
+process = subprocess.run(command, capture_output=True)
 print(f"the process ended with {process.returncode}")
 print("rows on disk:", records.load(killed / "record.zarr").step.values.tolist())
 
@@ -453,7 +460,9 @@ guess.reveal(*lab.settled_first(early))
 
 # %%
 stages = {f"step {step}": series.sel(step=step, drop=True) for step in (40, 400)}
-panels.compare_records(*stages.values(), labels=tuple(stages))
+compared = panels.compare_records(*stages.values(), labels=tuple(stages))
+compared.apply(metric="expert_load", along=("layer", "expert"))
+compared
 
 # %% [markdown]
 # ## From the command line
@@ -462,7 +471,8 @@ panels.compare_records(*stages.values(), labels=tuple(stages))
 # name on the hub) and leaves a record and a report that opens offline. This is what the command does, called from here:
 
 # %%
-for name, text in {"story": story()[:300], "code": "def area(width, height):\n    return width * height\n" * 5}.items():
+for name in ("story", "code"):
+    text = TEXTS[name].text[:300]
     gatescope(["scan", "smollm2", "--prompt", text, "--out", str(folder / name)])
 page.shown(folder / "story" / "report.html")
 
@@ -471,7 +481,8 @@ page.shown(folder / "story" / "report.html")
 
 # %%
 names = ["first_attention", "entropy_normalised", "value_drain", "massive_ratio"]
-_ = gatescope(["compare", *(str(folder / n / "record.nc") for n in ("story", "code")), "--variables", *names])
+files = [str(folder / name / "record.nc") for name in ("story", "code")]
+_ = gatescope(["compare", *files, "--variables", *names])
 
 # %% [markdown]
 # ## Exercise 4: why was it refused?
@@ -479,20 +490,22 @@ _ = gatescope(["compare", *(str(folder / n / "record.nc") for n in ("story", "co
 # Four refusals, and four reasons:
 
 # %%
-two = held_out[:, :64].repeat(2, 1)
-refusals = {
-    "by hand": refusal(lambda: scoped(foreign.OwnLM(weights, foreign.by_hand), Sinks(), tokens=sequences)),
-    "output_attentions": refusal(lambda: scoped(llama, Sinks(), input_ids=tokens, output_attentions=True)),
-    "two sequences": refusal(lambda: scoped(moe, Routing(keep=True), tokens=two)),
-    "compiled": refusal(lambda: scoped(torch.compile(moe), Routing(), tokens=held_out)),
+hidden, two = foreign.OwnLM(weights, foreign.by_hand), held_out[:, :64].repeat(2, 1)
+attempts = {
+    "by hand": lambda: scoped(hidden, Sinks(), tokens=sequences),
+    "output_attentions": lambda: scoped(llama, Sinks(), input_ids=tokens, output_attentions=True),
+    "two sequences": lambda: scoped(moe, Routing(keep=True), tokens=two),
+    "compiled": lambda: scoped(torch.compile(moe), Routing(), tokens=held_out),
 }
+refusals = {case: refusal(attempt) for case, attempt in attempts.items()}
 for case, said in refusals.items():
     print(f"{case}:\n    {said}\n")
 for letter, reason in checks.REASONS.items():
     print(f"({letter}) {reason}")
 
 # %% tags=["exercise"]
-reasons = {"by hand": ..., "output_attentions": ..., "two sequences": ..., "compiled": ...}  # a letter each
+# A letter each.
+reasons = {"by hand": ..., "output_attentions": ..., "two sequences": ..., "compiled": ...}
 
 checks.why_refused(reasons)
 

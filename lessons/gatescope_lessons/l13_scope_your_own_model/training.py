@@ -15,20 +15,20 @@ from typing import Any
 
 import torch
 from gatescope import checkpoints
-from gatescope.layers import AttentionSpec, MoE, MoESpec
+from gatescope.layers import AttentionSpec, Balancer, BiasUpdate, MoESpec
 from gatescope.models import LMConfig, TinyLM, next_token_nll
 from gatescope.probes import Routing
 from gatescope.recorder import Recorder
-from gatescope.taps import Event, Handler, attached
+from gatescope.taps import attached
 from gatescope.tasks import BigramBinding
 from gatescope.tasks.text import BYTE_VOCAB, byte_crops, load_topics
 from gatescope.train import Task, TrainSpec
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 _CHECKPOINT = "loop.safetensors"
-#: Step of the selection bias that keeps the load of the experts even (Wang et al. 2024).
-_BALANCE = 1e-2
+#: What keeps the load of the experts even: a bias that only their selection sees (Wang et al. 2024).
+_BALANCE = BiasUpdate(rate=1e-2)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,20 +97,18 @@ class Loop:
         before_update: Callable[[int], None] = lambda step: None,
     ) -> None:
         """Train up to step ``until``, by default to the end."""
-        spec, load = self.run.spec, _Load()
+        spec, balancer = self.run.spec, Balancer(self.model, _BALANCE)
         for step in range(self.step + 1, (until or spec.steps) + 1):
             tokens, _ = self.run.task.batch((self.seed, step), spec.batch)
             self.optimizer.zero_grad()
-            with attached(self.model, load):
+            with attached(self.model, balancer):
                 loss = next_token_nll(self.model, tokens).mean()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), spec.clip)
             before_update(step)
             self.optimizer.param_groups[0]["lr"] = spec.lr_at(step - 1)
             self.optimizer.step()
-            for module in self.model.modules():
-                if isinstance(module, MoE):
-                    module.balance(load.of[module.layer], _BALANCE)
+            balancer.step()
             self.step = step
             if recorder is not None:
                 recorder.step(step)
@@ -136,19 +134,6 @@ class Loop:
                 moments.setdefault(int(at), {})[kind] = value
         self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": moments})
         self.step = metadata["step"]
-
-
-class _Load(Handler):
-    """How many tokens of the last forward pass chose each expert. A probe of one's own is no more than this."""
-
-    sites = frozenset({"router"})
-
-    def __init__(self) -> None:
-        self.of: dict[int | None, Float[Tensor, " E"]] = {}
-
-    def watch(self, event: Event) -> None:
-        index, experts = event.value.index, event.value.probabilities.shape[-1]
-        self.of[event.layer] = torch.bincount(index.flatten(), minlength=experts).float()
 
 
 def binding_recorder(loop: Loop, folder: Path, every: int = 10) -> Recorder:

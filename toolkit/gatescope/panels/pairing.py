@@ -16,7 +16,9 @@ from gatescope.views.differences import choices
 from gatescope.views.style import card, cell, table
 
 _STYLE = {"description_width": "80px"}
+#: What the table has room for; `frame("differences")` has the rest.
 _ROWS = 12
+_COLUMNS = ["variable", "unit", "mean_a", "mean_b", "difference", "effect", "largest", "where"]
 
 
 class RecordsPanel(Panel):
@@ -69,10 +71,12 @@ def compare_records(a: xr.Dataset, b: xr.Dataset, labels: Sequence[str] = ("A", 
 def _table(pair: records.Pair) -> Drawing:
     """All variables, which no control changes."""
     frame = records.differences(pair)
-    rows = [[cell(value) for value in row] for row in frame.head(_ROWS).itertuples(index=False, name=None)]
+    shown = frame.head(_ROWS)[_COLUMNS]
+    rows = [[cell(value) for value in row] for row in shown.itertuples(index=False, name=None)]
     first, second = pair.labels
-    heads = [{"mean_a": f"mean {first}", "mean_b": f"mean {second}"}.get(name, name) for name in frame.columns]
+    heads = [{"mean_a": f"mean {first}", "mean_b": f"mean {second}"}.get(name, name) for name in _COLUMNS]
     title = "Every variable, the largest effect first"
+    title += f" (the first {_ROWS} of {len(frame)})" if len(frame) > _ROWS else ""
     return Drawing(card(title, [*pair.notes, *pair.unmatched], table(heads, rows), "gs-records-all"), frame)
 
 
