@@ -91,10 +91,16 @@ def turned(model: TinyLM, task: MQAR, speed: float, *, size: int = 64, seed: int
     kept(token)         what that layer's gate keeps of its state; its half-life at ordinary tokens and at boundaries
                         in the attributes
     influence(token, key)
+
+    Raises Refusal for a model without linear attention, or one without decay at another speed than 1.
     """
+    if "linear_attention" not in model.tap_sites:
+        raise Refusal("clock", "a model with linear attention", "softmax alone", "choose another model")
+    if "gate" not in model.tap_sites and speed != 1:
+        raise Refusal("clock", "a model whose state decays", "one that forgets nothing", "leave the speed at 1")
     tokens, asked = task.batch(seed, size)
-    calls = _Calls()
-    with attached(model, Clock(speed)), attached(model, calls):
+    calls, clock = _Calls(), [Clock(speed)] if "gate" in model.tap_sites else []
+    with attached(model, *clock, calls):
         right = model(tokens)[:, :-1].argmax(-1) == tokens[:, 1:]
     right, asked = right.double(), asked[:, :-1].double()
     part = task.length // task.segments
@@ -102,8 +108,6 @@ def turned(model: TinyLM, task: MQAR, speed: float, *, size: int = 64, seed: int
         float((right * asked)[:, start : start + part].sum() / asked[:, start : start + part].sum())
         for start in range(0, task.length, part)
     ]
-    if not calls.calls:
-        raise Refusal("clock", "a model with linear attention", "softmax alone", "choose another model")
     call = calls.calls[max(layer for layer in calls.calls if layer is not None)]
     kept = call.g.exp().mean((1, 3))
     boundary = tokens == task.BOUNDARY if task.segments > 1 else torch.zeros_like(tokens, dtype=torch.bool)

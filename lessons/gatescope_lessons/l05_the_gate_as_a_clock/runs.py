@@ -73,7 +73,7 @@ class Run:
 
 #: Which variants are trained on which task.
 TRAINED: dict[str, tuple[str, ...]] = {
-    "3 segments": ("gla", "fixed", "linear", "scalar"),
+    "3 segments": ("gla", "fixed", "linear"),
     "16 pairs": tuple(VARIANTS),
     "4 pairs": ("softmax", "gla"),
     "8 pairs": ("softmax", "gla"),
