@@ -1,4 +1,4 @@
-"""The experiment of lesson 08: ten ways to train eight experts, five seeds each, looked at on the way."""
+"""The experiment of lesson 08: eight ways to train eight experts, five seeds each, looked at on the way."""
 
 from __future__ import annotations
 

@@ -103,7 +103,7 @@ class RegatePanel(Panel):
         self._trained: dict[str, tuple[Any, xr.Dataset]] = {}
         controls = {
             "temperature": ipywidgets.FloatSlider(
-                1.0, min=0.0, max=5.0, step=0.1, description="Temperature ×", style=_STYLE, layout=_WIDE
+                1.0, min=0.0, max=20.0, step=0.2, description="Temperature ×", style=_STYLE, layout=_WIDE
             ),
             "k": ipywidgets.IntSlider(1, min=1, max=EXPERTS, description="k at least", style=_STYLE, layout=_WIDE),
             "threshold": ipywidgets.SelectionSlider(

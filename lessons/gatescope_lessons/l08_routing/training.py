@@ -75,10 +75,8 @@ RECIPES: dict[str, Recipe] = {
     "top-1, bias": Recipe(rule=BiasUpdate(1e-3)),
     "top-2": Recipe(k=2),
     "dense to sparse": Recipe(gate=annealed(STEPS)),
-    "never annealed": Recipe(gate=DenseToSparse(Schedule(2.0, 2.0, 1))),
     "EvoMoE": Recipe(gate=annealed(_LATER), base_steps=BASE_STEPS),
     "EvoMoE, no masks": Recipe(gate=annealed(_LATER), base_steps=BASE_STEPS, masked=0.0),
-    "shared start, top-1": Recipe(base_steps=BASE_STEPS),
 }
 
 
