@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from threading import Event, Thread
 from time import monotonic
-from typing import Any
+from typing import Any, ClassVar
 
 import ipywidgets
 import xarray as xr
@@ -36,7 +36,7 @@ class TrainPanel(Panel):
     """
 
     slug = "train"
-    pictures = ("loss", "metric")
+    pictures: ClassVar[tuple[str, ...]] = ("loss", "metric")
 
     def __init__(self, make_training: Callable[[], Any], steps: int | None = None, interval: float = 0.4) -> None:
         self._make, self._steps, self.interval = make_training, steps, interval
