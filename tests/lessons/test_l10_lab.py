@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 import xarray as xr
+from gatescope.models import MLPSpec
 from gatescope.sparsifiers import NMSpec, kept_share
+from gatescope.train import Training
 from gatescope_lessons.l10_tickets_and_nm import lab, nm, runs, tickets
 from gatescope_lessons.l10_tickets_and_nm.lazy import LEARNERS
 from gatescope_lessons.papers import load_claims
@@ -66,6 +70,19 @@ def test_cutting_once_keeps_the_dense_network_whole() -> None:
     assert kept_share({name: held[name] for name in ("layers.0.weight", "layers.1.weight")}) == 1 / 8
     assert held["layers.2.weight"].all()
     assert all((weight != 0).all() for weight in dense.parameters() if weight.ndim == 2)
+
+
+def test_neurons_get_lazy_by_training_with_relu_and_are_never_off_with_gelu() -> None:
+    """Against the same model untrained, and against the activation that transformers are usually built with."""
+    training = LEARNERS["transformer, narrow"].training(0, steps=50)
+    config = training.model.config
+    gelu = Training(replace(config, mlp=MLPSpec("gelu", 64)), training.task, training.spec, training.probes)
+    active = {}
+    for name, run in (("relu", training), ("gelu", gelu)):
+        active[name] = 1 - run.run(progress=False).record.activation_zeros.mean("layer")
+    assert float(active["relu"].sel(step=0)) == pytest.approx(0.5, abs=0.03)
+    assert float(active["relu"].sel(step=50)) < 0.44
+    assert (active["gelu"] > 0.999).all()
 
 
 def planted(**changes: float) -> xr.Dataset:
