@@ -129,12 +129,12 @@ def _products(left: list[Tensor], *pairs: tuple[list[Tensor], list[Tensor]], add
     A run is multiplied by all that it meets before the next one comes: its rows are still at hand.
     """
     dtype = left[0].dtype
-    for i, a in enumerate(left):
-        for right, out in pairs:
-            b, c = right[i], out[i]
+    exact = all(blocks[0].dtype == dtype for pair in pairs for blocks in pair)
+    for a, met in zip(left, zip(*(zip(*pair, strict=True) for pair in pairs), strict=True), strict=True):
+        for b, c in met:
             if add:
                 c.baddbmm_(a, b.to(dtype))
-            elif b.dtype == c.dtype == dtype:
+            elif exact:
                 torch.bmm(a, b, out=c)
             else:
                 c.copy_(torch.bmm(a, b.to(dtype)))
