@@ -124,7 +124,7 @@ def decay_matrix(answer: Callable[..., Any]) -> str | None:
         "a = record.accuracy.sel(setting=['4 pairs', '8 pairs', '16 pairs']); "
         "a.sel(variant='softmax') - a.sel(variant='gla')",
     ),
-    afterword="The state has eight rows. Up to about that many pairs it is a fair match for a cache that grows.",
+    afterword="The state has eight rows. With four pairs it comes near a cache that grows, with eight it does not.",
 )
 def recall_gap(answer: Any, record: xr.Dataset) -> str | None:
     """Accuracy of softmax minus that of GLA by number of pairs, a seed at a time."""
