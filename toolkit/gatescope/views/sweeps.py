@@ -29,8 +29,8 @@ def sweep_lines_frame(ds: xr.Dataset, name: str, log: str = "") -> pd.DataFrame:
     """
     data = variable(ds, name, "sweep_lines")
     swept = _swept(data)
-    repeated = next((dim for dim in _REPEATED if dim in data.dims), None)
-    lines = [dim for dim in ("variant", repeated) if dim in data.dims]
+    repeated = [dim for dim in _REPEATED if dim in data.dims][:1]
+    lines = [dim for dim in ("variant", *repeated) if dim in data.dims]
     return long_frame(variable(ds, name, "sweep_lines", (*lines, swept)), name)
 
 
