@@ -31,8 +31,12 @@ networks = live.trained_networks()
 # %%
 cut = predict(
     "l10-cut-without-training",
-    "Cut 60 % of the weights of a trained network, and do not train it again. It was 0.98 accurate. And now?",
-    ["above 0.9 by magnitude, and at random as well", "above 0.9 by magnitude only", "below 0.9 either way"],
+    "Cut 60 % of a trained network, and do not train it again. It was 0.98 accurate. And now?",
+    [
+        "above 0.9 by magnitude, and at random as well",
+        "above 0.9 by magnitude only",
+        "below 0.9 either way",
+    ],
     headless="above 0.9 by magnitude only",
 )
 cut
@@ -48,7 +52,7 @@ if not measured["smallest cut"]:
     answer = cut.options[2]
 else:
     answer = cut.options[0] if measured["random cut"] else cut.options[1]
-cut.reveal(answer, "The picture above has the numbers; move the slider to see where the smallest begin to be missed.")
+cut.reveal(answer, "Move the slider to see from where on the smallest are missed.")
 
 # %% [markdown]
 # Go to the ends. At 0 % nothing is cut; at 99.9 % some fifty weights are left. Then rank *the smallest of all layers*
@@ -103,7 +107,7 @@ checks.keep_largest(keep_largest)
 
 # %% tags=["exercise"]
 def next_ticket(initial, trained, mask, share):
-    """All [F, D]; cut `share` of the weights that `mask` keeps; returns (new mask, weights to train next)."""
+    """All [F, D]; cut `share` of what `mask` keeps; returns (new mask, weights to train)."""
     return ...
 
 
@@ -112,7 +116,7 @@ checks.next_ticket(next_ticket)
 
 # %% tags=["solution"]
 def next_ticket(initial, trained, mask, share):
-    """All [F, D]; cut `share` of the weights that `mask` keeps; returns (new mask, weights to train next)."""
+    """All [F, D]; cut `share` of what `mask` keeps; returns (new mask, weights to train)."""
     alive = int(mask.sum())
     scores = trained.abs().masked_fill(~mask, -torch.inf).flatten()
     new = torch.zeros(mask.numel(), dtype=torch.bool)
@@ -192,7 +196,7 @@ patterns
 
 # %% tags=["exercise"]
 def n_of_m(w, n, m):
-    """w: [F, D]; keep the n largest magnitudes of each m contiguous inputs (second axis); returns a mask [F, D]."""
+    """w: [F, D]; of each m contiguous inputs (second axis) n stay; returns a mask [F, D]."""
     return ...
 
 
@@ -201,7 +205,7 @@ checks.n_of_m(n_of_m)
 
 # %% tags=["solution"]
 def n_of_m(w, n, m):
-    """w: [F, D]; keep the n largest magnitudes of each m contiguous inputs (second axis); returns a mask [F, D]."""
+    """w: [F, D]; of each m contiguous inputs (second axis) n stay; returns a mask [F, D]."""
     groups = w.abs().view(len(w), -1, m)
     chosen = groups.topk(n, dim=-1).indices
     return torch.zeros_like(groups, dtype=torch.bool).scatter(-1, chosen, True).view_as(w)
@@ -250,10 +254,12 @@ checks.srste_gradient(srste_gradient)
 # one mask and not in the other; here between masks 25 steps apart.
 
 # %%
-views.variant_strip(record[["nm_nll"]].rename(rule="variant").sel(pattern="2:4"), "nm_nll")
+rules = record[["nm_nll"]].rename(rule="variant").sel(pattern="2:4")
+views.variant_strip(rules, "nm_nll")
 
 # %%
-views.curves(record[["sad"]].rename(rule="variant").sel(pattern="2:4", variant=["STE", "SR-STE"]).dropna("step"), "sad")
+masks = record[["sad"]].rename(rule="variant").sel(pattern="2:4").dropna("step", how="all")
+views.curves(masks.sel(variant=["STE", "SR-STE"]), "sad")
 
 # %% [markdown]
 # One-shot pruning costs half as much loss again as the dense network has, though hardly any accuracy on so easy a task,
@@ -269,15 +275,20 @@ views.curves(record[["sad"]].rename(rule="variant").sel(pattern="2:4", variant=[
 lazy = predict(
     "l10-lazy",
     "Whose neurons become lazy by training: whose share of active ones falls by a tenth or more?",
-    ["the transformer's and the two-layer network's", "the transformer's only", "the network's only", "nobody's"],
+    [
+        "the transformer's and the two-layer network's",
+        "the transformer's only",
+        "the network's only",
+        "nobody's",
+    ],
     headless="the transformer's only",
 )
 lazy
 
 # %%
 trainer = panels.train_live(lambda: LEARNERS["transformer"].training(seed=0), steps=150)
-trainer.run_blocking(max_steps=30 if profile == "quick" else None)
 trainer.metric.value = "active neurons, mean"
+trainer.run_blocking(max_steps=75 if profile == "quick" else None)
 trainer
 
 # %%

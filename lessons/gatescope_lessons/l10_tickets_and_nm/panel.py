@@ -40,6 +40,7 @@ class PrunePanel(Panel):
                     options=[("the same share of every layer", "layer"), ("the smallest of all layers", "global")],
                     description="Ranked",
                     style=_STYLE,
+                    layout=_WIDE,
                 ),
             }
         )
