@@ -54,7 +54,7 @@ class _Attend(torch.autograd.Function):
     def forward(
         ctx: Any, scale: float, q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor | None, state: Tensor
     ) -> tuple[Tensor, Tensor]:
-        tile = tiles(q, v, g)
+        tile = tiles(q, v, g, beta)
         made = _Chunks.of(tile, scale, q, k, g, beta)
         before = q.new_empty(tile.programs, tile.KP, tile.V)
         out, final = torch.empty_like(v), torch.empty_like(state, dtype=torch.float32)
@@ -80,7 +80,7 @@ class _Attend(torch.autograd.Function):
     def backward(ctx: Any, dout: Tensor, dfinal: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, g, beta, state, before, u = ctx.saved_tensors
         dout, dfinal, u = dout.contiguous(), dfinal.contiguous(), v if u is None else u
-        tile = tiles(q, v, g)
+        tile = tiles(q, v, g, beta)
         made = _Chunks.of(tile, ctx.scale, q, k, g, beta)
         dq, dk, dv, dstate, dstates, dpairs = map(torch.empty_like, (q, k, v, state, before, made.pairs))
         dg = torch.empty_like(g) if tile.WP > 1 else g.new_empty(tile.parts, *g.shape, dtype=torch.float32)

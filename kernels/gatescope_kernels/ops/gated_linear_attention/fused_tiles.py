@@ -77,7 +77,7 @@ def levels(tokens: int) -> int:
     return tokens.bit_length() - 1
 
 
-def tiles(q: Tensor, v: Tensor, g: Tensor) -> Tiles:
+def tiles(q: Tensor, v: Tensor, g: Tensor, beta: Tensor | None) -> Tiles:
     """What fits into registers and shared memory without spills."""
     (B, H, T, K), V = q.shape, v.shape[3]
     machine, single = target(q), q.dtype == torch.float32
@@ -89,8 +89,13 @@ def tiles(q: Tensor, v: Tensor, g: Tensor) -> Tiles:
     elif single:
         chosen = (min(whole, CHUNK_FLOAT32), 32, 16, 32, 16, 32, {"warps": 4})
     else:
-        pairs = 16 if machine.name == "sm_100" else 32
-        chosen = (whole, pairs, 32, 64, 32, 64, {"warps": 8, "stages": 1 if machine.backend == "hip" else 2})
+        # Two kinds of readers with decays a channel keep twice as much; 256 channels are long columns of a state.
+        pairs, twofold = (16, False) if machine.name == "sm_100" else (32, beta is not None and g.shape[-1] > 1)
+        wide = KP > 128
+        # Two stages of the delta rule's columns are more shared memory than Hopper has; the others hold them.
+        single_stage = machine.backend == "hip" or (wide and beta is not None and machine.name == "sm_90")
+        options = {"warps": 8, "stages": 1 if single_stage else 2}
+        chosen = (whole, pairs, 16 if twofold else 32, 64, 16 if wide else 32, 64, options)
     C, pairs, gradients, reads, carried, values, options = chosen
     return Tiles(
         T=T,
