@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gatescope.errors import Refusal
 from gatescope.probes._sums import LayerSums
-from gatescope.records import Quantity, new
+from gatescope.records import Quantity, measured
 from gatescope.taps import Event, Handler
 
 
@@ -68,7 +68,7 @@ class Probe(Handler):
         """A record from ``{variable: (data, attributes)}``, the layers seen as the coordinate of ``layer``."""
         defined = {quantity.name: quantity for quantity in self.quantities}
         labels = {"layer": self.sums.layers, **coords}
-        return new({name: defined[name].variable(data, labels, **about) for name, (data, about) in variables.items()})
+        return measured({defined[name]: found for name, found in variables.items()}, labels)
 
 
 def text_positions(event: Event, shape: tuple[int, int], device: torch.device) -> Tensor:

@@ -1,6 +1,7 @@
 """Records: measured numbers as labelled xarray datasets that say what they are and where they come from.
 
     new(variables)                  a dataset from variables made with Quantity.variable
+    measured(values, coords)        the same from {quantity: (data, attributes)}, at once
     provenance(...)                 attributes that say which code and which data made it
     save(record, path), load(path)  netCDF; the same record gives the same bytes
     Appended(path)                  a record on disk that grows along step (zarr), safe against kill -9
@@ -16,7 +17,7 @@ from gatescope.records.combine import concat, merge
 from gatescope.records.files import load, save
 from gatescope.records.pairing import NAMING, Pair, differences, pair, renamings, where
 from gatescope.records.provenance import provenance
-from gatescope.records.schema import REQUIRED_ATTRS, SCHEMA, Quantity, check, describe, new
+from gatescope.records.schema import REQUIRED_ATTRS, SCHEMA, Quantity, check, describe, measured, new
 
 __all__ = [
     "NAMING",
@@ -30,6 +31,7 @@ __all__ = [
     "describe",
     "differences",
     "load",
+    "measured",
     "merge",
     "new",
     "pair",

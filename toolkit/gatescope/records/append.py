@@ -81,7 +81,7 @@ class Appended:
                 self._create(record)
             template = self._opened()
             template.refuse_other(record)
-            values = {name: np.asarray(record[name].values) for name in template.arrays if name != "step"}
+            values = {name: np.asarray(record.variables[name].values) for name in template.arrays if name != "step"}
             values["step"] = np.array(step, dtype="int64")
             for name, array in template.arrays.items():
                 array.write(len(self._rows), values[name])
@@ -285,7 +285,7 @@ class _Template:
                     "measure a fixed batch, or batches of one length, or leave out what runs along it",
                 )
         for name in names:
-            array, variable = self.arrays[name], record[name]
+            array, variable = self.arrays[name], record.variables[name]
             if variable.dims != self.dims[name] or variable.dtype != array.tail.dtype:
                 _refuse(
                     f"{name} along {self.dims[name]} as {array.tail.dtype}",
@@ -303,7 +303,7 @@ class _Template:
     def differences(self, record: xr.Dataset) -> dict[str, dict[str, list[Any]]]:
         """Attributes that are not as in the first row: [value], or [] for one that is gone."""
         own = {"": encoded(record.attrs, "the record")}
-        own |= {name: encoded(record[name].attrs, repr(name)) for name in self.arrays if name != "step"}
+        own |= {name: encoded(record.variables[name].attrs, repr(name)) for name in self.arrays if name != "step"}
         found = {}
         for name, attrs in own.items():
             first = self.about[name]

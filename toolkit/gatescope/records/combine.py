@@ -28,8 +28,8 @@ def merge(records: Sequence[xr.Dataset], **attrs: Any) -> xr.Dataset:
         seen |= names
     merged = xr.merge(_with_room(records), join="outer", compat="no_conflicts", combine_attrs="drop")
     for record in records:
-        for name, variable in record.data_vars.items():
-            merged[name].attrs = dict(variable.attrs)
+        for name in record.data_vars:
+            merged.variables[name].attrs = dict(record.variables[name].attrs)
     merged.attrs = {"gatescope_schema": SCHEMA, **attrs}
     return check(merged, "merge")
 
@@ -127,20 +127,19 @@ def _complete(record: xr.Dataset, others: list[xr.Dataset], names: dict[str, Non
 
 def _with_room(records: Sequence[xr.Dataset]) -> list[xr.Dataset]:
     """The records, integers and booleans as floats wherever joining them puts NaN beside."""
-    indexes = {
-        str(dim): [record.indexes[dim] for record in records if dim in record.indexes]
-        for record in records
-        for dim in record.dims
-    }
+    indexes: dict[str, list[Any]] = {}
+    for record in records:
+        for dim, index in record.indexes.items():
+            indexes.setdefault(str(dim), []).append(index)
     ragged = {dim for dim, found in indexes.items() if not all(index.equals(found[0]) for index in found)}
-    floats = {name for record in records for name, variable in record.data_vars.items() if variable.dtype.kind == "f"}
-    return [
-        record.assign(
-            {
-                name: variable.astype("float64")
-                for name, variable in record.data_vars.items()
-                if variable.dtype.kind in "biu" and (name in floats or ragged & set(variable.dims))
-            }
-        )
-        for record in records
-    ]
+    floats = {name for record in records for name in record.data_vars if record.variables[name].dtype.kind == "f"}
+    return [_with_floats(record, floats, ragged) for record in records]
+
+
+def _with_floats(record: xr.Dataset, floats: set[Any], ragged: set[str]) -> xr.Dataset:
+    changed = {
+        name: record[name].astype("float64")
+        for name in record.data_vars
+        if record.variables[name].dtype.kind in "biu" and (name in floats or ragged & set(record.variables[name].dims))
+    }
+    return record.assign(changed) if changed else record
