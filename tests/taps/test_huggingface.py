@@ -334,6 +334,15 @@ REFUSALS = {
 }
 
 
+@pytest.mark.parametrize("family", ["mixtral", "olmoe", "gpt_oss"])
+def test_hidden_activations_of_experts_are_refused(family):
+    with (
+        pytest.raises(UntappableModelError, match=r"not show \['mlp'\]; leave this handler out: experts keep"),
+        attached(model_of(family), Recorder({"mlp"})),
+    ):
+        pass
+
+
 @pytest.mark.parametrize("name", REFUSALS)
 def test_refusals_say_what_to_do(model, tokens, name):
     act, message = REFUSALS[name]

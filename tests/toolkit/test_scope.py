@@ -12,7 +12,7 @@ from gatescope.errors import NonFiniteError, Refusal, UntappableModelError
 from gatescope.gates import GateSpec
 from gatescope.layers import AttentionSpec, MLPSpec, MoESpec
 from gatescope.models import LMConfig, TinyLM
-from gatescope.probes import PROBES, Entropy, Gates, LogitLens, Massive, Sinks, ValueDrain
+from gatescope.probes import PROBES, ActivationSparsity, Entropy, Gates, LogitLens, Massive, Sinks, ValueDrain
 from gatescope.scope import Scope
 from torch import nn
 
@@ -219,6 +219,11 @@ def test_no_forward_pass_is_said(model):
     [
         (nn.Linear(2, 2), Sinks(), r"Sinks: wanted a model that emits taps .* got Linear, which has none"),
         (lm(gate=None), Gates(), r"Gates: wanted sites \['gate'\], got TinyLM, which does not show \['gate'\]"),
+        (
+            lm(mlp=EXPERTS),
+            ActivationSparsity(),
+            r"TinyLM, which does not show \['mlp'\]; leave this handler out: experts keep their hidden activations",
+        ),
     ],
 )
 def test_a_model_without_the_taps_is_refused(model, probe, message):

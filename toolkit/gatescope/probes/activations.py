@@ -28,6 +28,9 @@ class ActivationSparsity(Probe):
 
     A neuron that no token of the window (everything seen since `reset`) uses is silent. Tokens whose activations are
     all 0 have no Hoyer index and are left out of its mean. Raises Refusal for a single hidden channel.
+
+    Dense blocks alone are measured: experts compute their hidden activations inside one grouped product. A model whose
+    blocks are all experts is refused when the probe is attached; where some are dense, the record has their layers.
     """
 
     name = "activations"

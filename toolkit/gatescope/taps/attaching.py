@@ -97,6 +97,8 @@ def _check_shown(model: nn.Module, handlers: tuple[Handler, ...], sites: frozens
         )
     for handler in handlers:
         missing = handler.sites - sites
+        if "mlp" in missing and "router" in sites:
+            more = "leave this handler out: experts keep their hidden activations inside one product"
         if missing:
             raise UntappableModelError(
                 type(handler).__name__,

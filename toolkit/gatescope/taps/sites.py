@@ -27,7 +27,11 @@ _SITES = (
     Site("attention", "AttentionCall", "one attention: q, k, v, gate, sink, visibility; its output and statistics"),
     Site("linear_attention", "LinearAttentionCall", "one linear attention: q, k, v, log decays g, learning rates beta"),
     Site("router", "RouterScores", "what one router said of each token, and the experts it chose"),
-    Site("mlp", "B T F", "hidden activations of block `layer`, as they enter its down projection"),
+    Site(
+        "mlp",
+        "B T F",
+        "hidden activations of a dense block as its down projection reads them; experts show none",
+    ),
     Site("attention_update", "B T D", "what the attention of block `layer` adds to the residual stream"),
     Site("mlp_update", "B T D", "what the MLP or the experts of block `layer` add to the residual stream"),
     Site("gate", "GateScores", "scores [B N T W] of one gate, its position, how it combines; use .scores"),
