@@ -36,7 +36,7 @@ def influence_map(ds: xr.Dataset) -> Still:
     from gatescope.views.still import draw_map, signed_map, still, whole_axis
 
     data, frame = variable(ds, "influence", "influence_map", _DIMS), influence_map_frame(ds)
-    seen = np.tri(*data.shape) > 0
+    seen = np.tri(data.sizes["token"], data.sizes["key"]) > 0
     size = frame["influence"].abs()
     largest = float(size.max()) or 1.0
     distance = frame["token"] - frame["key"]
