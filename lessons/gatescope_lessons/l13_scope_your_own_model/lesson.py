@@ -417,7 +417,8 @@ uninterrupted.train(training.binding_recorder(uninterrupted, whole))
 
 after, without = recorder.record, records.load(whole / "record.zarr")
 print("rows now:", after.step.values.tolist())
-print("the same numbers as without the accident:", after.equals(without))
+same = all(after[name].variable.equals(without[name].variable) for name in without.data_vars)
+print("the same numbers as without the accident:", same)
 
 # %% [markdown]
 # ## Over checkpoints
