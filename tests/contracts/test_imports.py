@@ -41,6 +41,7 @@ ROOM_IMPORTS = {
     "tasks": set(),
     "sparsifiers": {"layers", "models", "kernels"},
     "surgery": {"layers", "models"},
+    "policies": {"interventions", "taps", "layers", "kernels"},
     "recorder": {"scope", "probes", "records"},
     "series": {"recorder", "checkpoints", "probes", "records"},
     "recorder_bench": {"recorder", "models", "layers", "gates", "probes", "kernels"},

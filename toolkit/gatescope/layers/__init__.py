@@ -2,6 +2,7 @@
 
 from gatescope.layers.attention import Attention, AttentionSpec
 from gatescope.layers.balancing import AuxiliaryLoss, Balancer, BiasUpdate
+from gatescope.layers.block_gate import BlockGate, BlockGateSpec, BlockRule, distillation_loss
 from gatescope.layers.decay import half_life
 from gatescope.layers.gate import Gate, score_shape
 from gatescope.layers.hopfield import Hopfield, HopfieldSpec
@@ -17,6 +18,9 @@ __all__ = [
     "AuxiliaryLoss",
     "Balancer",
     "BiasUpdate",
+    "BlockGate",
+    "BlockGateSpec",
+    "BlockRule",
     "DenseToSparse",
     "Gate",
     "Hopfield",
@@ -27,6 +31,7 @@ __all__ = [
     "MLPSpec",
     "MoE",
     "MoESpec",
+    "distillation_loss",
     "half_life",
     "score_shape",
 ]

@@ -24,12 +24,12 @@ def rope_tables(
         return angle.cos().to(device, dtype), angle.sin().to(device, dtype)
 
 
-def rotate(x: Float[Tensor, "B H T K"], theta: float) -> Float[Tensor, "B H T K"]:
+def rotate(x: Float[Tensor, "B H T K"], theta: float, *, back: bool = False) -> Float[Tensor, "B H T K"]:
     """Turn channel pairs (c, c + K/2) of position t by the angle t theta^(-2c/K)  (Su et al. 2021, eq. 15).
 
     The pairing of the two halves is the one of Hugging Face's llama; the paper pairs neighbours (2c, 2c + 1), which is
-    the same map after a permutation of channels.
+    the same map after a permutation of channels. ``back`` turns the other way: it undoes RoPE.
     """
     cos, sin = rope_tables(x.shape[-2], x.shape[-1], theta, x.device, x.dtype)
     first, second = x.chunk(2, dim=-1)
-    return torch.addcmul(x * cos, torch.cat((-second, first), dim=-1), sin)
+    return torch.addcmul(x * cos, torch.cat((-second, first), dim=-1), -sin if back else sin)
