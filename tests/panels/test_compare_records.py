@@ -60,7 +60,7 @@ def test_another_variable_redraws_once_and_reset_goes_back(panel):
 
 def test_the_table_has_room_for_what_it_shows(panel):
     shown = panel._pictures["differences"]._still.value
-    assert shown.count("<th") == 8
+    assert shown.count("<th") == 7
     assert "there_a" not in shown
     assert "there_a" in panel.frame("differences")
 

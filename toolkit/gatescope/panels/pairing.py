@@ -18,7 +18,7 @@ from gatescope.views.style import card, cell, table
 _STYLE = {"description_width": "80px"}
 #: What the table has room for; `frame("differences")` has the rest.
 _ROWS = 12
-_COLUMNS = ["variable", "unit", "mean_a", "mean_b", "difference", "effect", "largest", "where"]
+_COLUMNS = ["variable", "mean_a", "mean_b", "difference", "effect", "largest", "where"]
 
 
 class RecordsPanel(Panel):
@@ -71,7 +71,8 @@ def compare_records(a: xr.Dataset, b: xr.Dataset, labels: Sequence[str] = ("A", 
 def _table(pair: records.Pair) -> Drawing:
     """All variables, which no control changes."""
     frame = records.differences(pair)
-    shown = frame.head(_ROWS)[_COLUMNS]
+    units = frame["unit"].map(lambda unit: "" if unit == "1" else f" ({unit})")
+    shown = frame.assign(variable=frame["variable"] + units).head(_ROWS)[_COLUMNS]
     rows = [[cell(value) for value in row] for row in shown.itertuples(index=False, name=None)]
     first, second = pair.labels
     heads = [{"mean_a": f"mean {first}", "mean_b": f"mean {second}"}.get(name, name) for name in _COLUMNS]
