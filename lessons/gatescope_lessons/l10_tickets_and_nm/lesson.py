@@ -288,7 +288,7 @@ lazy
 # %%
 trainer = panels.train_live(lambda: LEARNERS["transformer"].training(seed=0), steps=150)
 trainer.metric.value = "active neurons, mean"
-trainer.run_blocking(max_steps=75 if profile == "quick" else None)
+trainer.run_blocking(max_steps=50 if profile == "quick" else None)
 trainer
 
 # %%
