@@ -11,7 +11,8 @@ from torch import Tensor
 from gatescope_kernels.ops.gated_attention.problem import Problem
 from gatescope_kernels.ops.gated_attention.strips import Workspace, capped_, strips
 
-#: Strips take powers of 2, which cost half of powers of e on a CPU; 1 / ln 2 is folded into the scale.
+#: Strips take powers of 2, which cost half of powers of e on a CPU, of differences to the maximum: in the scale of
+#: the logits the factor would round the largest.
 LOG2E, LN2 = 1 / math.log(2), math.log(2)
 
 
@@ -35,25 +36,24 @@ def strip_forward(
     key_mass = w.q.new_zeros(N, R, S) if "key_mass" in problem.stats else None
     z, lowest = None, torch.finfo(problem.dtype).min
     if sink is not None:
-        z = (sink.to(problem.dtype) * LOG2E).view(1, problem.G, R, 1, 1)
+        z = sink.to(problem.dtype).view(1, problem.G, R, 1, 1)
         z = z.expand(problem.B, -1, -1, T, -1).reshape(N, R, T, 1)
         torch.clamp(z, min=lowest, out=rows["base"])
-    cap = problem.softcap
     for strip in strips(problem):
-        q_rows = w.rows(w.q, strip) * (problem.scale * LOG2E)
-        s = w.scores(q_rows, w.keys("k", strip), strip, None if cap is None else cap * LOG2E)
+        q_rows = w.rows(w.q, strip) * problem.scale
+        s = w.scores(q_rows, w.keys("k", strip), strip, problem.softcap)
         base = s.amax(-1, keepdim=True)
         if "max_logit" in rows:
             w.put(rows["max_logit"], strip, base)
         if z is not None:
             base = torch.maximum(base, w.rows(z, strip))
-        s.sub_(base.clamp_(min=lowest))
+        s.sub_(base.clamp_(min=lowest)).mul_(LOG2E)
         e = torch.exp2(s, out=w.buffer("exp", strip) if "entropy" in problem.stats else s)
         total = e.sum(-1, keepdim=True)
         w.put(rows["base"], strip, base)
         w.put(rows["total"], strip, total)
         if z is not None:
-            total = total + torch.exp2(w.rows(z, strip) - base)
+            total = total + torch.exp(w.rows(z, strip) - base)
         share = total.clamp(min=1.0).reciprocal_()  # the largest term is 1; nothing seen has none
         w.put(out, strip, torch.bmm(e, w.keys("v", strip)).mul_(share))
         if key_mass is not None:
@@ -71,19 +71,19 @@ def strip_forward(
 
 
 def _of_rows(rows: dict[str, Tensor], z: Tensor | None) -> dict[str, Tensor]:
-    """LSE, entropy and maximum logit in nats, from what strips left of each row, in powers of 2: base m, sum of
-    E = 2^(S - m) and spread, the sum of E (S - m)."""
+    """LSE, entropy and maximum logit from what strips left of each row: base m, sum of E = e^(S - m) and spread, the
+    sum of E (S - m) / log 2."""
     base, of_keys = rows["base"], rows["total"]
-    of_sink = None if z is None else torch.exp2(z - base)
+    of_sink = None if z is None else torch.exp(z - base)
     total = of_keys if of_sink is None else of_keys + of_sink
-    log_total = total.log2()
-    found = {"lse": (base + log_total) * LN2}
+    log_total = total.log()
+    found = {"lse": base + log_total}
     if "max_logit" in rows:
-        found["max_logit"] = rows["max_logit"] * LN2
+        found["max_logit"] = rows["max_logit"]
     if "spread" in rows:
         share = total.clamp(min=1.0).reciprocal_()
         seen = torch.where(total == 0, 0.0, log_total)
-        entropy = (of_keys * seen - rows["spread"]) * share * LN2
+        entropy = (of_keys * seen - rows["spread"] * LN2) * share
         if of_sink is not None:
             entropy += torch.special.entr(of_sink * share)
         found["entropy"] = entropy.clamp_(min=0.0)
