@@ -32,10 +32,11 @@ setup-dev:
 lab:  ## set up, copy the notebooks into work/, open JupyterLab there
 	@$(BOOTSTRAP) lab $(LAB_ARGS)
 
-# The browser has the machine to itself: a page starved of its core gives up on widgets. 5: no such tests were asked for.
+# The browser has the machine to itself: a page starved of its core gives up on widgets. Files keep their order: with the
+# fewest tests last, as xdist would have it, the notebooks ran alone at the end. 5: no such tests were asked for.
 test: setup-dev  ## every test: contracts, units, notebooks, browser
 	@run() { $(BIN)/python -m pytest "$$@" $(ARGS) || { code=$$?; [ $$code = 5 ] || status=$$code; }; }; status=0; \
-	run -n auto --maxprocesses 4 --dist loadfile -m "not browser"; run -m browser; exit $$status
+	run -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder -m "not browser"; run -m browser; exit $$status
 
 notebooks: setup  ## run every notebook headless
 	@$(BIN)/gatescope run $(ARGS)
