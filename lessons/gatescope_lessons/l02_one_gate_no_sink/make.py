@@ -7,14 +7,12 @@ Runs that are finished are left alone, a run that was stopped goes on where it w
 
 from __future__ import annotations
 
-import argparse
-import multiprocessing
-import os
 from itertools import product
 
-from gatescope import data
 from gatescope.checkpoints import save_model
 from gatescope.paths import cache_dir, data_dir
+
+from gatescope_lessons.making import make_missing
 
 MADE_BY = "python -m gatescope_lessons.l02_one_gate_no_sink.make"
 
@@ -35,31 +33,18 @@ def make(run: tuple[str, int]) -> str:
     return name
 
 
-def main() -> None:
-    """Command line; see the module."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one thread each (default 2)")
-    parser.add_argument("--again", action="store_true", help="train what is in data/ already once more")
-    arguments = parser.parse_args()
-
-    from tqdm.auto import tqdm
-
+def _checkpoint(run: tuple[str, int]) -> str:
     from gatescope_lessons.l02_one_gate_no_sink import lab
 
-    os.environ["OMP_NUM_THREADS"] = "1"
-    runs = [
-        run
-        for run in product(lab.VARIANTS, lab.SEEDS)
-        if arguments.again or not (data_dir() / lab.checkpoint(*run)).exists()
-    ]
-    with multiprocessing.get_context("spawn").Pool(arguments.jobs) as pool:
-        for name in tqdm(pool.imap(make, runs), total=len(runs), unit="model"):
-            data.register(
-                data_dir() / name,
-                licence="Apache-2.0",
-                made_by=MADE_BY,
-                description="Two-layer model on bigram-binding, lesson 02; config and run in the file's metadata",
-            )
+    return lab.checkpoint(*run)
+
+
+def main() -> None:
+    """Command line; see the module."""
+    from gatescope_lessons.l02_one_gate_no_sink import lab
+
+    about = "Two-layer model on bigram-binding, lesson 02; config and run in the file's metadata"
+    make_missing(str(__doc__), MADE_BY, about, list(product(lab.VARIANTS, lab.SEEDS)), _checkpoint, make)
 
 
 if __name__ == "__main__":

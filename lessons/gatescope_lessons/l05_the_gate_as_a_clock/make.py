@@ -7,11 +7,6 @@ Runs that are finished are left alone.
 
 from __future__ import annotations
 
-import argparse
-import multiprocessing
-import os
-
-from gatescope import data
 from gatescope.checkpoints import save_model
 from gatescope.paths import data_dir
 
@@ -25,6 +20,7 @@ from gatescope_lessons.l05_the_gate_as_a_clock.runs import (
     accuracy,
     training,
 )
+from gatescope_lessons.making import make_missing
 
 MADE_BY = "python -m gatescope_lessons.l05_the_gate_as_a_clock.make"
 
@@ -47,24 +43,9 @@ def make(run: Run) -> str:
 
 def main() -> None:
     """Command line; see the module."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one thread each (default 2)")
-    parser.add_argument("--again", action="store_true", help="train what is in data/ already once more")
-    arguments = parser.parse_args()
-
-    from tqdm.auto import tqdm
-
-    os.environ["OMP_NUM_THREADS"] = "1"
-    wanted = [Run(variant, task, seed) for task, names in TRAINED.items() for variant in names for seed in SEEDS]
-    runs = [run for run in wanted if arguments.again or not (data_dir() / run.checkpoint).exists()]
-    with multiprocessing.get_context("spawn").Pool(arguments.jobs) as pool:
-        for name in tqdm(pool.imap_unordered(make, runs), total=len(runs), unit="model"):
-            data.register(
-                data_dir() / name,
-                licence="Apache-2.0",
-                made_by=MADE_BY,
-                description="Two-layer model on MQAR, lesson 05; config, run and learning curve in the file's metadata",
-            )
+    about = "Two-layer model on MQAR, lesson 05; config, run and learning curve in the file's metadata"
+    runs = [Run(variant, task, seed) for task, names in TRAINED.items() for variant in names for seed in SEEDS]
+    make_missing(str(__doc__), MADE_BY, about, runs, lambda run: run.checkpoint, make)
 
 
 if __name__ == "__main__":
