@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gatescope.errors import Refusal
-from gatescope.layers.rope import rope_tables, rotate
+from gatescope.layers.rope import rope_tables, rotate, turned
 
 Keep = Literal["share", "count", "threshold"]
 
@@ -123,9 +123,7 @@ class BlockGate(nn.Module):
         if self.spec.rope_theta is None:
             return x
         cos, sin = rope_tables(length, x.shape[-1], self.spec.rope_theta, x.device, x.dtype)
-        first, second = x.chunk(2, dim=-1)
-        step = self.spec.block
-        return x * cos[::step] + torch.cat((-second, first), -1) * sin[::step]
+        return turned(x, cos[:: self.spec.block], sin[:: self.spec.block])
 
     def extra_repr(self) -> str:
         """What a printed model says about this gate."""

@@ -31,5 +31,10 @@ def rotate(x: Float[Tensor, "B H T K"], theta: float, *, back: bool = False) -> 
     the same map after a permutation of channels. ``back`` turns the other way: it undoes RoPE.
     """
     cos, sin = rope_tables(x.shape[-2], x.shape[-1], theta, x.device, x.dtype)
+    return turned(x, cos, -sin if back else sin)
+
+
+def turned(x: Float[Tensor, "B H T K"], cos: Float[Tensor, "T K"], sin: Float[Tensor, "T K"]) -> Tensor:
+    """Channel pairs (c, c + K/2) turned by the angles of a table."""
     first, second = x.chunk(2, dim=-1)
-    return torch.addcmul(x * cos, torch.cat((-second, first), dim=-1), -sin if back else sin)
+    return torch.addcmul(x * cos, torch.cat((-second, first), dim=-1), sin)
