@@ -4,10 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from gatescope.errors import NonFiniteError, Refusal
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def drawn(*shape: int, seed: int) -> Tensor:
+    """Standard normal numbers in float64, the same for the same ``seed``: what an answer is tried on."""
+    import torch
+
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def compare(

@@ -10,15 +10,11 @@ import torch
 import xarray as xr
 from gatescope_kernels import gated_attention, gated_attention_with_stats
 
-from gatescope_lessons.compare import compare
+from gatescope_lessons.compare import compare, drawn
 from gatescope_lessons.exercises import exercise
 from gatescope_lessons.l02_one_gate_no_sink import lab
 
 _T, _D, _K = 6, 10, 4
-
-
-def _numbers(*shape: int, seed: int) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 @exercise(
@@ -31,7 +27,7 @@ def _numbers(*shape: int, seed: int) -> torch.Tensor:
 )
 def gated_output(answer: Callable[..., Any]) -> str | None:
     """Y * sigmoid(X W + b)."""
-    y, x, w, b = _numbers(_T, _K, seed=0), _numbers(_T, _D, seed=1), _numbers(_D, _K, seed=2), _numbers(_K, seed=3)
+    y, x, w, b = drawn(_T, _K, seed=0), drawn(_T, _D, seed=1), drawn(_D, _K, seed=2), drawn(_K, seed=3)
     logits = x @ w + b
     return compare(
         answer(y, x, w, b),
@@ -60,7 +56,7 @@ def gated_output(answer: Callable[..., Any]) -> str | None:
 )
 def off_by_one(answer: Callable[..., Any]) -> str | None:
     """Softmax-off-by-one attention from the output and LSE of ordinary attention."""
-    q, k, v = (0.5 * _numbers(1, 1, _T, _K, seed=seed) for seed in (4, 5, 6))
+    q, k, v = (0.5 * drawn(1, 1, _T, _K, seed=seed) for seed in (4, 5, 6))
     out, stats = gated_attention_with_stats(q, k, v, stats=(), keys=())
     out, lse = out[0, 0], stats.lse[0, 0]
     denominator = lse.exp()[:, None]

@@ -9,14 +9,10 @@ import numpy as np
 import torch
 import xarray as xr
 
-from gatescope_lessons.compare import compare
+from gatescope_lessons.compare import compare, drawn
 from gatescope_lessons.exercises import exercise
 
 _K, _V, _T = 3, 4, 6
-
-
-def _numbers(*shape: int, seed: int) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 @exercise(
@@ -29,7 +25,7 @@ def _numbers(*shape: int, seed: int) -> torch.Tensor:
 )
 def one_step(answer: Callable[..., Any]) -> str | None:
     """One token of gated linear attention."""
-    S, q, k, v, a = _numbers(_K, _V, seed=0), _numbers(_K, seed=1), _numbers(_K, seed=2), _numbers(_V, seed=3), 0.9
+    S, q, k, v, a = drawn(_K, _V, seed=0), drawn(_K, seed=1), drawn(_K, seed=2), drawn(_V, seed=3), 0.9
     written = torch.outer(k, v)
     after = a * S + written
     given = answer(S.clone(), q, k, v, a)
@@ -96,7 +92,7 @@ def half_life(answer: Callable[..., Any]) -> str | None:
 )
 def decay_matrix(answer: Callable[..., Any]) -> str | None:
     """The mask of the parallel form."""
-    g = -_numbers(_T, seed=4).abs()
+    g = -drawn(_T, seed=4).abs()
     c = g.cumsum(0)
     right = (c[:, None] - c[None, :]).exp().tril()
     return compare(
