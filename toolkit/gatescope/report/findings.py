@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from gatescope.errors import Refusal
 from gatescope.views import massive_table_frame
 from gatescope.views.select import long_frame, pieces
 from gatescope.views.style import number
@@ -30,7 +31,8 @@ class Finding:
 def findings(record: xr.Dataset) -> list[Finding]:
     """What the record shows of sinks, massive activations, experts, entropy, value drain, gates and loss.
 
-    A finding whose variables the record lacks is left out.
+    A finding whose variables the record lacks is left out. Raises Refusal for counts of massive activations that do not
+    say by which rule they were counted.
     """
     return [found for names, say in _TABLE if set(names) <= set(record.data_vars) for found in say(record)]
 
@@ -63,6 +65,13 @@ def _sinks(record: xr.Dataset) -> Iterator[Finding]:
 def _massive(record: xr.Dataset) -> Iterator[Finding]:
     every = massive_table_frame(record, rows=record["top_value"].size)
     layers = record["massive_count"]
+    if not {"floor", "ratio"} <= layers.attrs.keys():
+        raise Refusal(
+            "findings",
+            "the rule of massive_count, as its attributes floor and ratio",
+            "a record without, made by an older version",
+            "measure again",
+        )
     floor, ratio = layers.attrs["floor"], layers.attrs["ratio"]
     massive = every[(every["value"] > floor) & (every["times_median"] >= ratio)]
     having = int((layers > 0).sum())
