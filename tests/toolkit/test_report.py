@@ -115,7 +115,7 @@ def test_a_planted_massive_value_and_a_dead_expert_are_named(record):
     quiet["massive_count"][:] = 0
     assert "Massive activations: none" in [found.title for found in findings(quiet)]
     del quiet["massive_count"].attrs["floor"]
-    with pytest.raises(Refusal, match="findings: wanted the rule of massive_count.*measure again"):
+    with pytest.raises(Refusal, match="wanted the rule of massive_count"):
         findings(quiet)
 
 
