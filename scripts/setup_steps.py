@@ -155,7 +155,7 @@ def _stands(place: Place, name: str) -> bool:
 
 def _steps(place: Place, *, dev: bool) -> list[Step]:
     linux = platform.system() == "Linux"
-    packages = 360 if linux else 170  # triton, Linux only, is more than half
+    packages = 377 if linux else 187  # triton, Linux only, is more than half
     steps = [
         Step(
             "venv", f"A virtual environment in .venv (Python {'.'.join(map(str, place.version))})", lambda: _venv(place)
@@ -165,7 +165,7 @@ def _steps(place: Place, *, dev: bool) -> list[Step]:
     ]
     if dev:
         says = (
-            f"The packages of the lab and of its tests: about {packages + 105} MB to download, less what pip has cached"
+            f"The packages of the lab and of its tests: about {packages + 90} MB to download, less what pip has cached"
         )
         steps.append(Step("packages-dev", says, lambda: _packages(place, "[dev]"), covers=("packages",)))
     else:

@@ -6,6 +6,7 @@ from gatescope.layers.block_gate import BlockGate, BlockGateSpec, BlockRule, dis
 from gatescope.layers.decay import half_life
 from gatescope.layers.gate import Gate, score_shape
 from gatescope.layers.hopfield import Hopfield, HopfieldSpec
+from gatescope.layers.liger import LigerAttention, LigerSpec, LigerState
 from gatescope.layers.linear_attention import LinearAttention, LinearAttentionSpec, LinearState
 from gatescope.layers.mlp import MLP, MLPSpec
 from gatescope.layers.moe import MoE, MoESpec
@@ -25,6 +26,9 @@ __all__ = [
     "Gate",
     "Hopfield",
     "HopfieldSpec",
+    "LigerAttention",
+    "LigerSpec",
+    "LigerState",
     "LinearAttention",
     "LinearAttentionSpec",
     "LinearState",

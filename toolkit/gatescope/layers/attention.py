@@ -66,6 +66,11 @@ class AttentionSpec:
         if self.convolution is not None and self.convolution < 1:
             raise Refusal("AttentionSpec", "convolution >= 1 or None", f"{self.convolution}", "the usual width is 4")
 
+    @property
+    def tap_sites(self) -> frozenset[str]:
+        """The sites that a layer of this spec shows."""
+        return frozenset({"attention"} if self.gate is None else {"attention", "gate"})
+
 
 class Attention(nn.Module):
     """Self-attention of an `AttentionSpec` on a pre-normed input.
@@ -122,11 +127,10 @@ class Attention(nn.Module):
         """
         spec = self.spec
         scores = None if self.gate is None else self.gate(x)
-        qkv = torch.cat([proj(x) for proj in (self.q_proj, self.k_proj, self.v_proj)], -1)
+        qkv = self._project(x)
         if self.convolution is not None:
             qkv = self.convolution(qkv, key_mask, documents)
-        heads = (spec.n_heads, spec.n_kv_heads, spec.n_kv_heads)
-        q, k, v = (self._heads(part) for part in qkv.split([n * spec.head_dim for n in heads], -1))
+        q, k, v = self._heads(qkv)
         q, k, v = self._gated("query", q, scores), self._gated("key", k, scores), self._gated("value", v, scores)
         epilogue = spec.gate if spec.gate is not None and spec.gate.position == "sdpa" else None
         call = AttentionCall(
@@ -143,8 +147,15 @@ class Attention(nn.Module):
         out = self.o_proj(attend(call, layer=self.layer).transpose(1, 2).flatten(2))
         return self._gated("output", out[:, None], scores)[:, 0]
 
-    def _heads(self, x: Float[Tensor, "B T E"]) -> Float[Tensor, "B H T K"]:
-        return x.unflatten(-1, (-1, self.spec.head_dim)).transpose(1, 2)
+    def _project(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T E"]:
+        return torch.cat([project(x) for project in (self.q_proj, self.k_proj, self.v_proj)], -1)
+
+    def _heads(self, qkv: Float[Tensor, "B T E"]) -> tuple[Tensor, Tensor, Tensor]:
+        """q [B H T K], k and v [B G T K]."""
+        heads = (self.spec.n_heads, self.spec.n_kv_heads, self.spec.n_kv_heads)
+        parts = qkv.split([n * self.spec.head_dim for n in heads], -1)
+        q, k, v = (part.unflatten(-1, (-1, self.spec.head_dim)).transpose(1, 2) for part in parts)
+        return q, k, v
 
     def _gated(
         self, position: str, y: Float[Tensor, "B M T C"], scores: Float[Tensor, "B N T W"] | None

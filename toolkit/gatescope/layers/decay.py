@@ -34,6 +34,14 @@ def logit_of(half_life: float) -> float:
     return math.log(kept) - math.log1p(-kept)
 
 
+def log_decay(logit: Float[Tensor, "B N T W"], layer: int | None) -> Float[Tensor, "B N T W"]:
+    """g = logsigmoid(logit) / 16, shown as scores exp(g) at the tap "gate", position "decay"."""
+    g = functional.logsigmoid(logit) / TEMPER
+    scores = g.exp()
+    shown = tap("gate", GateScores(scores, "decay"), layer=layer).scores
+    return g if shown is scores else shown.log()  # an untouched gate keeps the digits that exp loses
+
+
 class Decay(nn.Module):
     """Log decays g of the state, at most 0, shown as scores exp(g) at the tap "gate", position "decay".
 
@@ -78,10 +86,7 @@ class Decay(nn.Module):
             logit = self.bias.expand(batch, length, -1)
         else:
             logit = self.up(self.down(x) if self.kind == "channel" else x) + self.bias
-        g = functional.logsigmoid(logit).unflatten(-1, (self.n_heads, -1)).transpose(1, 2) / TEMPER
-        scores = g.exp()
-        shown = tap("gate", GateScores(scores, "decay"), layer=self.layer).scores
-        return g if shown is scores else shown.log()  # an untouched gate keeps the digits that exp loses
+        return log_decay(logit.unflatten(-1, (self.n_heads, -1)).transpose(1, 2), self.layer)
 
 
-__all__ = ["RANK", "TEMPER", "Decay", "DecayKind", "half_life", "logit_of"]
+__all__ = ["RANK", "TEMPER", "Decay", "DecayKind", "half_life", "log_decay", "logit_of"]

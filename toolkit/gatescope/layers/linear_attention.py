@@ -73,6 +73,12 @@ class LinearAttentionSpec:
             got = f"position {self.gate.position!r}"
             raise Refusal(name, "an output gate at position 'sdpa'", got, "the decay is this layer's gate on its state")
 
+    @property
+    def tap_sites(self) -> frozenset[str]:
+        """The sites that a layer of this spec shows."""
+        gated = self.gate is not None or self.decay != "none"
+        return frozenset({"linear_attention", "gate"} if gated else {"linear_attention"})
+
 
 @dataclass(frozen=True, slots=True)
 class LinearState:
@@ -84,6 +90,19 @@ class LinearState:
 
     memory: Float[Tensor, "B H K V"]
     recent: Float[Tensor, "B P C"]
+
+
+def masked(
+    call: LinearAttentionCall, key_mask: Bool[Tensor, "B T"] | None, documents: Int[Tensor, "B T"] | None
+) -> LinearAttentionCall:
+    """The call on which padding leaves no trace, and whose state is emptied where a document begins."""
+    if key_mask is not None:
+        hidden = ~key_mask[:, None, :, None]
+        call = replace(call, k=call.k.masked_fill(hidden, 0), g=call.g.masked_fill(hidden, 0))
+    if documents is not None:
+        begins = functional.pad(documents[:, 1:] != documents[:, :-1], (1, 0))
+        call = replace(call, g=call.g.masked_fill(begins[:, None, :, None], -torch.inf))
+    return call
 
 
 class LinearAttention(nn.Module):
@@ -136,14 +155,7 @@ class LinearAttention(nn.Module):
         qkv = self._project(x)
         if self.convolution is not None:
             qkv = self.convolution(qkv, key_mask, documents)
-        call = self._call(x, qkv)
-        if key_mask is not None:
-            hidden = ~key_mask[:, None, :, None]
-            call = replace(call, k=call.k.masked_fill(hidden, 0), g=call.g.masked_fill(hidden, 0))
-        if documents is not None:
-            begins = functional.pad(documents[:, 1:] != documents[:, :-1], (1, 0))
-            call = replace(call, g=call.g.masked_fill(begins[:, None, :, None], -torch.inf))
-        call = tap("linear_attention", call, layer=self.layer)
+        call = tap("linear_attention", masked(self._call(x, qkv), key_mask, documents), layer=self.layer)
         return self._out(x, gated_linear_attention(**call.arguments())[0])
 
     def start(self, batch: int) -> LinearState:
@@ -186,4 +198,4 @@ class LinearAttention(nn.Module):
         return self.o_proj(out.transpose(1, 2).flatten(2))
 
 
-__all__ = ["Directions", "LinearAttention", "LinearAttentionSpec", "LinearState", "Update"]
+__all__ = ["Directions", "LinearAttention", "LinearAttentionSpec", "LinearState", "Update", "masked"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 
@@ -17,10 +17,23 @@ def rope_tables(
 
     Angles are computed in fp64 and rounded once, to ``dtype``.
     """
+    return _tables(torch.arange(length), channels, theta, device, dtype)
+
+
+def rope_row(
+    position: int, channels: int, theta: float, device: torch.device, dtype: torch.dtype
+) -> tuple[Float[Tensor, "1 K"], Float[Tensor, "1 K"]]:
+    """The row of one position in `rope_tables`, without the rows before it: what decoding turns a token by."""
+    return _tables(torch.tensor([position]), channels, theta, device, dtype)
+
+
+def _tables(
+    positions: Int[Tensor, " T"], channels: int, theta: float, device: torch.device, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
     # A table made while gradients are off must still serve a later training step.
     with torch.inference_mode(False), torch.no_grad():
         frequency = theta ** (-torch.arange(0, channels, 2, dtype=torch.float64) / channels)
-        angle = torch.outer(torch.arange(length, dtype=torch.float64), frequency).repeat(1, 2)
+        angle = torch.outer(positions.double(), frequency).repeat(1, 2)
         return angle.cos().to(device, dtype), angle.sin().to(device, dtype)
 
 

@@ -16,6 +16,8 @@ from gatescope.layers import (
     MLP,
     Attention,
     AttentionSpec,
+    LigerAttention,
+    LigerSpec,
     LinearAttention,
     LinearAttentionSpec,
     MLPSpec,
@@ -25,7 +27,7 @@ from gatescope.layers import (
 from gatescope.layers.init import STD, embedding, linear
 from gatescope.taps import tap
 
-Mixer = AttentionSpec | LinearAttentionSpec
+Mixer = AttentionSpec | LinearAttentionSpec | LigerSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +95,8 @@ class Block(nn.Module):
         self.attention: Attention | LinearAttention
         if isinstance(mixer, AttentionSpec):
             self.attention = Attention(mixer, config.d_model, layer=layer, generator=generator)
+        elif isinstance(mixer, LigerSpec):
+            self.attention = LigerAttention(mixer, config.d_model, layer=layer, generator=generator)
         else:
             self.attention = LinearAttention(mixer, config.d_model, layer=layer, generator=generator)
         self.mlp: MLP | MoE | None = None
@@ -147,11 +151,9 @@ class TinyLM(nn.Module):
     @property
     def tap_sites(self) -> frozenset[str]:
         """The sites of taps.SITES that a forward pass shows."""
-        mixers, mlp = self.config.mixers, self.config.mlp
+        mlp = self.config.mlp
         sites = {"tokens", "key_mask", "embed", "attention_update", "resid", "logits"}
-        sites |= {"attention" if isinstance(mixer, AttentionSpec) else "linear_attention" for mixer in mixers}
-        if any(mixer.gate or getattr(mixer, "decay", "none") != "none" for mixer in mixers):
-            sites.add("gate")
+        sites |= frozenset().union(*(mixer.tap_sites for mixer in self.config.mixers))
         if mlp is not None:
             sites |= {"mlp_update", "mlp" if isinstance(mlp, MLPSpec) else "router"}
         return frozenset(sites)

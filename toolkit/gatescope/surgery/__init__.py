@@ -1,5 +1,7 @@
-"""Surgery: new models made from the experts of trained ones."""
+"""Surgery: new models made from trained ones: experts made many, softmax attention made recurrent, adapters."""
 
+from gatescope.surgery.conversion import to_liger
 from gatescope.surgery.diversify import diversify
+from gatescope.surgery.lora import LoRASpec, merged, with_lora
 
-__all__ = ["diversify"]
+__all__ = ["LoRASpec", "diversify", "merged", "to_liger", "with_lora"]
