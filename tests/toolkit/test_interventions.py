@@ -16,14 +16,16 @@ from gatescope.interventions import (
     Draw,
     DropExperts,
     MaskKeys,
+    MeanBlocks,
     RandomExperts,
     ScaleLogits,
     ShiftQueries,
     ShuffledGates,
+    SparseBlocks,
     WindowWithSinks,
     ZeroDims,
 )
-from gatescope.layers import AttentionSpec, MLPSpec, MoESpec
+from gatescope.layers import AttentionSpec, BlockRule, MLPSpec, MoESpec
 from gatescope.models import LMConfig, TinyLM
 from gatescope.probes import Routing, Sinks
 from gatescope.taps import AttentionCall, GateScores, Handler, RouterScores, attached
@@ -41,6 +43,7 @@ MAKERS = {
     "add_sink": lambda: AddSink(3.0, heads=[0, 2], layers=1),
     "drop_experts": lambda: DropExperts([0, 1], layers=1),
     "scale_logits": lambda: ScaleLogits(3.0, layers=1),
+    "sparse_blocks": lambda: SparseBlocks(MeanBlocks(), BlockRule("count", 4), block=1, layers=1),
 }
 DENSE, EXPERTS = MLPSpec(kind="gelu", hidden=24), MoESpec(experts=6, k=2, hidden=12)
 

@@ -10,28 +10,33 @@ An intervention that did not apply where it was told to is an error, never a sil
 
 from gatescope.interventions.attention import MaskKeys, WindowWithSinks
 from gatescope.interventions.base import Draw, Intervention
+from gatescope.interventions.blocks import BestBlocks, LatestBlocks, MeanBlocks, SparseBlocks
 from gatescope.interventions.experts import DropExperts, RandomExperts
 from gatescope.interventions.gates import BlendGates, ShuffledGates
 from gatescope.interventions.hidden import ClampDims, ZeroDims
 from gatescope.interventions.sinks import AddSink
 from gatescope.interventions.temperature import ScaleLogits, ShiftQueries
 
-_TABLE = (ZeroDims, ClampDims, MaskKeys, WindowWithSinks, AddSink, BlendGates, DropExperts, ScaleLogits)
+_TABLE = (ZeroDims, ClampDims, MaskKeys, WindowWithSinks, AddSink, BlendGates, DropExperts, ScaleLogits, SparseBlocks)
 INTERVENTIONS: dict[str, type[Intervention]] = {intervention.name: intervention for intervention in _TABLE}
 
 __all__ = [
     "INTERVENTIONS",
     "AddSink",
+    "BestBlocks",
     "BlendGates",
     "ClampDims",
     "Draw",
     "DropExperts",
     "Intervention",
+    "LatestBlocks",
     "MaskKeys",
+    "MeanBlocks",
     "RandomExperts",
     "ScaleLogits",
     "ShiftQueries",
     "ShuffledGates",
+    "SparseBlocks",
     "WindowWithSinks",
     "ZeroDims",
 ]

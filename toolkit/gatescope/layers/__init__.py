@@ -3,6 +3,7 @@
 from gatescope.layers.attention import Attention, AttentionSpec
 from gatescope.layers.balancing import AuxiliaryLoss, Balancer, BiasUpdate
 from gatescope.layers.block_gate import BlockGate, BlockGateSpec, BlockRule, distillation_loss
+from gatescope.layers.block_gates import BlockExamples, BlockGates
 from gatescope.layers.decay import half_life
 from gatescope.layers.gate import Gate, score_shape
 from gatescope.layers.hopfield import Hopfield, HopfieldSpec
@@ -19,8 +20,10 @@ __all__ = [
     "AuxiliaryLoss",
     "Balancer",
     "BiasUpdate",
+    "BlockExamples",
     "BlockGate",
     "BlockGateSpec",
+    "BlockGates",
     "BlockRule",
     "DenseToSparse",
     "Gate",

@@ -100,18 +100,30 @@ class BlockGate(nn.Module):
 
     def forward(self, q: Float[Tensor, "B H T K"], k: Float[Tensor, "B G S K"]) -> Float[Tensor, "B H nQ nS"]:
         """Logits G of causal self-attention. Raises Refusal for q and k that are not of the spec, or of two lengths."""
+        return self.of_pooled(*self.pooled(q, k))
+
+    def pooled(
+        self, q: Float[Tensor, "B H T K"], k: Float[Tensor, "B G S K"]
+    ) -> tuple[Float[Tensor, "B H nQ K"], Float[Tensor, "B G nS C"]]:
+        """What a block shows the gate: the mean of its queries; maximum and minimum of its keys, C = 2 K.
+
+        It has no weights, so a gate that learns from it need not keep q and k. Raises Refusal as `forward` does.
+        """
         spec = self.spec
         wanted = (spec.n_heads, spec.n_kv_heads, spec.head_dim, q.shape[2])
         got = (q.shape[1], k.shape[1], q.shape[3], k.shape[2])
         if got != wanted or k.shape[3] != spec.head_dim:
             names = "(query heads, key heads, channels, keys)"
             raise Refusal("BlockGate", f"{names} = {wanted}", f"{got}", "pass q and k of one whole pass, before RoPE")
-        heads = spec.n_heads // spec.n_kv_heads
-        pooled_q = _pooled(q, spec.block, "mean")
-        pooled_k = torch.cat([_pooled(k, spec.block, "max"), -_pooled(-k, spec.block, "max")], -1)
-        q_BHNW = self._placed(pooled_q @ self.q_weight, q.shape[2])
-        k_BGNW = self._placed(pooled_k @ self.k_weight, k.shape[2])
-        logits = q_BHNW @ k_BGNW.repeat_interleave(heads, 1).mT / math.sqrt(spec.width)
+        return _pooled(q, spec.block, "mean"), torch.cat(
+            [_pooled(k, spec.block, "max"), -_pooled(-k, spec.block, "max")], -1
+        )
+
+    def of_pooled(self, q: Float[Tensor, "B H nQ K"], k: Float[Tensor, "B G nS C"]) -> Float[Tensor, "B H nQ nS"]:
+        """`forward` for what `pooled` gives."""
+        heads = self.spec.n_heads // self.spec.n_kv_heads
+        q_BHNW, k_BGNW = self._placed(q @ self.q_weight), self._placed(k @ self.k_weight)
+        logits = q_BHNW @ k_BGNW.repeat_interleave(heads, 1).mT / math.sqrt(self.spec.width)
         later = torch.ones(logits.shape[-2:], dtype=torch.bool, device=q.device).triu(1)
         return logits.masked_fill(later, -torch.inf)
 
@@ -119,9 +131,10 @@ class BlockGate(nn.Module):
         """`forward` for q and k that have RoPE of base ``theta``, as the tap "attention" shows them: it is undone."""
         return self(rotate(q, theta, back=True), rotate(k, theta, back=True))
 
-    def _placed(self, x: Float[Tensor, "B M N W"], length: int) -> Float[Tensor, "B M N W"]:
+    def _placed(self, x: Float[Tensor, "B M N W"]) -> Float[Tensor, "B M N W"]:
         if self.spec.rope_theta is None:
             return x
+        length = x.shape[2] * self.spec.block
         cos, sin = rope_tables(length, x.shape[-1], self.spec.rope_theta, x.device, x.dtype)
         return turned(x, cos[:: self.spec.block], sin[:: self.spec.block])
 

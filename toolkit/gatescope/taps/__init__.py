@@ -1,6 +1,7 @@
 """Taps: named places where a model shows its tensors, and lets them be changed."""
 
 from gatescope.taps.attaching import attached, shown
+from gatescope.taps.blocks import BlockMask
 from gatescope.taps.core import attend, tap
 from gatescope.taps.families import FAMILIES, Family
 from gatescope.taps.sites import (
@@ -20,6 +21,7 @@ __all__ = [
     "FAMILIES",
     "SITES",
     "AttentionCall",
+    "BlockMask",
     "Event",
     "Family",
     "GateScores",

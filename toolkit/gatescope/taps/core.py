@@ -13,7 +13,7 @@ from contextvars import ContextVar
 from typing import Any
 
 import torch
-from gatescope_kernels import STATISTICS, gated_attention, gated_attention_with_stats
+from gatescope_kernels import STATISTICS, block_sparse_attention, gated_attention, gated_attention_with_stats
 from jaxtyping import Float
 from torch import Tensor
 
@@ -130,12 +130,21 @@ def attend(call: AttentionCall, *, layer: int | None = None) -> Float[Tensor, "B
     call = _edited(handlers, "attention", layer, call)
     wanted = frozenset().union(*(handler.stats for handler in handlers))
     if not wanted:
-        output, result = gated_attention(**call.arguments()), None
+        output, result = _output(call), None
     else:
+        call = call.spelled()
         stats, keys = tuple(name for name in STATISTICS if name in wanted), _keys(handlers, call.k.shape[2])
         output, result = gated_attention_with_stats(**call.arguments(), stats=stats, keys=keys)
     _shown(handlers, Event("attention", layer, call, output, result, padding))
     return output
+
+
+def _output(call: AttentionCall) -> Float[Tensor, "B H T V"]:
+    """The attention itself: where blocks are all that is masked, at the price of those that are read."""
+    if call.blocks is None or not call.plain():
+        return gated_attention(**call.arguments())
+    mask, block = call.blocks.mask, call.blocks.block
+    return block_sparse_attention(call.q, call.k, call.v, mask, block=block, scale=call.scale)
 
 
 def _keys(handlers: list[Handler], length: int) -> tuple[int, ...]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from gatescope_kernels import AttentionStats, Visibility
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from gatescope.taps.blocks import BlockMask
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,10 @@ ALWAYS = frozenset({"lse", "visible", "sink_mass"})
 
 @dataclass(frozen=True, slots=True)
 class AttentionCall:
-    """The arguments of one `gated_attention`, as a value that interventions can edit with `dataclasses.replace`."""
+    """The arguments of one `gated_attention`, as a value that interventions can edit with `dataclasses.replace`.
+
+    blocks  which key blocks are read, None for all; see `BlockMask`
+    """
 
     q: Float[Tensor, "B H T K"]
     k: Float[Tensor, "B G S K"]
@@ -58,10 +63,25 @@ class AttentionCall:
     scale: float | None = None
     documents: Int[Tensor, "B T"] | None = None
     softcap: float | None = None
+    blocks: BlockMask | None = None
 
     def arguments(self) -> dict[str, Any]:
-        """Keyword arguments of the operator."""
-        return {name: getattr(self, name) for name in self.__slots__}
+        """Keyword arguments of the operator, which reads every key: a block mask is spelled in its logits."""
+        call = self.spelled()
+        return {name: getattr(call, name) for name in self.__slots__ if name != "blocks"}
+
+    def spelled(self) -> AttentionCall:
+        """The same attention without ``blocks``: what the mask hides has 1,000 nats taken off its logits."""
+        if self.blocks is None:
+            return self
+        q, k, scale = self.blocks.channels(self.q, self.k, self.scale)
+        return replace(self, q=q, k=k, scale=scale, blocks=None)
+
+    def plain(self) -> bool:
+        """Whether this is causal attention over its own sequence, with blocks or without, and nothing besides."""
+        beside = (self.gate, self.sink, self.key_mask, self.documents, self.softcap)
+        alone = all(one is None for one in beside) and self.visibility == Visibility()
+        return alone and self.q.shape[2] == self.k.shape[2]
 
 
 @dataclass(frozen=True, slots=True)
