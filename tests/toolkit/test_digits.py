@@ -55,7 +55,26 @@ def test_the_loss_is_that_of_the_label() -> None:
     assert Digits().nll(uniform, images, labels).tolist() == pytest.approx([np.log(10)] * 5)
 
 
+def test_noise_is_new_on_every_batch_and_the_same_for_the_same_seed() -> None:
+    task, plain = Digits(noise=0.5), Digits()
+    noise = task.batch((3, 7), 400)[0] - plain.batch((3, 7), 400)[0]
+    assert torch.equal(task.batch((3, 7), 400)[1], plain.batch((3, 7), 400)[1])
+    assert float(noise.std()) == pytest.approx(0.5, rel=0.03)
+    assert torch.equal(task.batch((3, 7), 9)[0], task.batch((3, 7), 9)[0])
+    assert not torch.equal(task.batch((3, 7), 9)[0], task.batch((3, 8), 9)[0])
+    assert float((task.test[0] - plain.test[0]).std()) == pytest.approx(0.5, rel=0.03)
+    assert torch.equal(task.train[0], plain.train[0])
+
+
+def test_more_can_be_held_out() -> None:
+    task = Digits(held_out=720, split_seed=2)
+    assert [len(task.train[1]), len(task.test[1])] == [1077, 720]
+    assert torch.equal(task.test[0], digits("test", seed=2, held_out=720)[0])
+
+
 def test_refusals() -> None:
+    with pytest.raises(Refusal, match="noise >= 0, got -1.0"):
+        Digits(noise=-1.0)
     # The shape checker of tests may be faster.
     with pytest.raises((Refusal, TypeCheckError), match="part"):
         digits("validation")  # type: ignore[arg-type]
@@ -65,3 +84,12 @@ def test_refusals() -> None:
         Digits(labels="shuffled")  # type: ignore[arg-type]
     with pytest.raises(Refusal, match="size >= 1"):
         Digits().batch(0, 0)
+
+
+def test_halves_share_no_image_and_are_the_whole() -> None:
+    whole, first, second = (Digits(fold=fold).train for fold in ("all", "first half", "second half"))
+    assert torch.equal(torch.cat([first[0], second[0]]), whole[0])
+    assert torch.equal(torch.cat([first[1], second[1]]), whole[1])
+    assert abs(len(first[1]) - len(second[1])) <= 1
+    with pytest.raises((Refusal, TypeCheckError), match="fold"):
+        Digits(fold="third half")

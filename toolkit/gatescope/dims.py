@@ -60,10 +60,23 @@ _TABLE = (
     Dim("", "dimension", "dimensions of the space that stored patterns lie in", "dimension d"),
     Dim("", "update", "updates of a memory, 0 is the query", "update"),
     Dim("", "stored", "patterns that a memory holds", "stored pattern"),
+    Dim("", "part", "parts of a sequence", "part of the sequence"),
+    Dim("", "scorer", "what chooses the key blocks that are read", "what chooses blocks"),
+    Dim("", "policy", "what chooses the keys that stay in a cache", "cache policy"),
+    Dim("", "share", "shares of the visible key blocks that are read", "share of blocks read"),
+    Dim("", "keys_kept", "keys that a head keeps in its cache", "keys kept a head"),
+    Dim("", "query_block", "blocks of queries", "query block"),
+    Dim("", "key_block", "blocks of keys", "key block"),
     Dim("", "lr", "learning rates", "learning rate"),
     Dim("", "fixed_point", "kinds of fixed point of a memory", "kind of fixed point"),
+    Dim("", "edge", "edges of a cell that is searched, as source→node", "edge of the cell"),
+    Dim("", "operation", "candidate operations of an edge", "operation"),
     Dim("", "picture", "images shown side by side", "image"),
     Dim("", "pixel", "pixels of an image, row by row", "pixel"),
+    Dim("", "trade", "prices of a whole network's compute, in nats of loss", "price of compute λ (nats)"),
+    Dim("", "budget", "shares of all learners that may run", "budget (share of all learners)"),
+    Dim("", "exit", "places where a network can be left, 0 the first", "exit"),
+    Dim("", "learner", "learners that a token runs", "learners a token"),
 )
 
 #: Record name -> Dim.

@@ -37,7 +37,7 @@ class MLPSpec:
             raise Refusal("MLPSpec", "hidden >= 1", f"{self.hidden}", "pass a width, usually 4 * d_model")
 
 
-_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": functional.gelu, "relu": functional.relu}
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": functional.gelu, "relu": functional.relu}
 
 
 class MLP(nn.Module):
@@ -58,5 +58,5 @@ class MLP(nn.Module):
         if self.spec.kind == "swiglu":
             hidden = functional.silu(self.gate_proj(x)) * self.up_proj(x)
         else:
-            hidden = _ACTIVATIONS[self.spec.kind](self.up_proj(x))
+            hidden = ACTIVATIONS[self.spec.kind](self.up_proj(x))
         return self.down_proj(tap("mlp", hidden, layer=self.layer))

@@ -65,18 +65,28 @@ class Classifier(nn.Module):
             nn.init.zeros_(layer.bias)
             self.layers.append(layer)
 
-    def forward(self, inputs: Float[Tensor, B * shape]) -> Float[Tensor, "B classes"]:
-        """Logits of every class. Raises Refusal for inputs of another size."""
+    def enter(self, inputs: Float[Tensor, B * shape]) -> Float[Tensor, "B 1 values"]:
+        """Inputs as the first layer reads them. Raises Refusal for inputs of another size."""
         x = inputs.flatten(1)
         if x.shape[1] != self.config.inputs:
             wanted = f"{self.config.inputs} values an input"
             raise Refusal("Classifier", wanted, f"{tuple(inputs.shape)}", "pass images [B 8 8] of `tasks.digits`")
-        x = tap("embed", x[:, None])
-        for place, layer in enumerate(self.layers):
-            x = layer(x)
-            if place < len(self.config.hidden):
-                x = tap("mlp", x.relu(), layer=place)
-        return tap("logits", x)[:, 0]
+        return tap("embed", x[:, None])
+
+    def stage(self, place: int, x: Float[Tensor, "B 1 before"]) -> Float[Tensor, "B 1 F"]:
+        """Activations of hidden layer ``place`` from what it reads."""
+        return tap("mlp", self.layers[place](x).relu(), layer=place)
+
+    def forward(self, inputs: Float[Tensor, B * shape]) -> Float[Tensor, "B classes"]:
+        """Logits of every class. Raises Refusal for inputs of another size."""
+        x = self.enter(inputs)
+        for place in range(len(self.config.hidden)):
+            x = self.stage(place, x)
+        return self.readout(x)
+
+    def readout(self, x: Float[Tensor, "B 1 F"]) -> Float[Tensor, "B classes"]:
+        """Logits from the activations of the last hidden layer."""
+        return tap("logits", self.layers[-1](x))[:, 0]
 
 
 @torch.no_grad()

@@ -28,9 +28,9 @@ def acmize(model: TinyLM, spec: ACMSpec, *, seed: int = 0) -> TinyLM:
     copy, generator = deepcopy(model), torch.Generator().manual_seed(seed)
     if all(block.mlp is None for block in copy.blocks):
         raise Refusal("acmize", "a model with MLPs", "none", "build it with an MLPSpec")
-    for block in copy.blocks:
+    for layer, block in enumerate(copy.blocks):
         if block.mlp is not None:
-            block.add_module("mlp", ACM(spec, model.config.d_model, layer=block.layer, generator=generator))
+            block.add_module("mlp", ACM(spec, model.config.d_model, layer=layer, generator=generator))
     return copy
 
 
@@ -92,7 +92,7 @@ def mlp_pairs(model: TinyLM, tokens: Int[Tensor, "B T"]) -> list[tuple[Float[Ten
     def hook(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         pairs.append((inputs[0], output))
 
-    with _hooked([(block.mlp, hook) for block in model.blocks if block.mlp is not None]):
+    with _hooked([(mlp, hook) for block in model.blocks if isinstance(mlp := block.mlp, nn.Module)]):
         model.hidden(tokens)
     return pairs
 
