@@ -16,11 +16,12 @@ Masks = dict[str, Bool[Tensor, "..."]]
 
 
 def dense_masks(model: nn.Module) -> Masks:
-    """Masks that keep everything, for every matrix of ``model``; biases and norms are not masked.
+    """Masks that keep everything, for every matrix of ``model`` and every kernel of a convolution over images; biases
+    and norms are not masked.
 
     Raises Refusal for a model without a matrix.
     """
-    found = {name: torch.ones_like(w, dtype=torch.bool) for name, w in model.named_parameters() if w.ndim == 2}
+    found = {name: torch.ones_like(w, dtype=torch.bool) for name, w in model.named_parameters() if w.ndim in (2, 4)}
     if not found:
         raise Refusal("dense_masks", "a model with weight matrices", f"{type(model).__name__} without", "pass a model")
     return found

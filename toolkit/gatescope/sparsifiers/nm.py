@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from gatescope.errors import Refusal
 from gatescope.sparsifiers.masks import Masks
+from gatescope.sparsifiers.replacing import chosen_layers, put
 
 Rule = Literal["ste", "srste", "masked"]
 
@@ -70,20 +71,13 @@ def to_nm(model: nn.Module, spec: NMSpec, dense: Collection[str] = ()) -> nn.Mod
     Raises Refusal, before anything is changed, where no layer is left, a name is no linear layer, or a layer's inputs
     are not a multiple of M.
     """
-    found = {name: layer for name, layer in model.named_modules() if isinstance(layer, nn.Linear)}
-    unknown = sorted(set(dense) - found.keys())
-    if unknown:
-        raise Refusal("to_nm", f"dense layers of {', '.join(found)}", ", ".join(unknown), "check the names")
-    chosen = {name: layer for name, layer in found.items() if name not in dense}
-    if not chosen:
-        raise Refusal("to_nm", "a linear layer to make sparse", "none", "pass a model with nn.Linear, or fewer dense")
+    chosen = chosen_layers("to_nm", model, nn.Linear, dense)
     odd = [f"{name} ({layer.in_features})" for name, layer in chosen.items() if layer.in_features % spec.m]
     if odd:
         wanted = f"inputs in multiples of {spec.m}"
         raise Refusal("to_nm", wanted, ", ".join(odd), "choose another M, or name these layers in dense")
     for name, layer in chosen.items():
-        parent, _, own = name.rpartition(".")
-        setattr(model.get_submodule(parent), own, NMLinear(layer, spec))
+        put(model, name, NMLinear(layer, spec))
     return model
 
 
