@@ -82,8 +82,13 @@ class Exercise:
             if self.hints:
                 hint = self.hints[min(self.wrong_attempts, len(self.hints) - 1)]
             self.wrong_attempts += 1
-        notice = journal.note("exercise", self.name, status=status, detail=detail)
+        notice = journal.note("exercise", self.name, lesson=self.lesson, status=status, detail=detail)
         return Result(status, detail, hint, notice)
+
+    @property
+    def lesson(self) -> str:
+        """The package that the check stands in: the folder of its lesson."""
+        return self.check.__module__.rpartition(".")[0].rpartition(".")[2]
 
     def _judge(self, answers: Sequence[object]) -> tuple[Status, str]:
         blank: tuple[Status, str] = ("not attempted", "put your answer in place of the ... and run the cell again")

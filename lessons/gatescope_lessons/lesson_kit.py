@@ -27,6 +27,7 @@ class Lesson:
     minutes        time a person needs, 5 to 60
     difficulty     beginner, intermediate or advanced
     prerequisites  what the learner should know or have done, in sentences; may be empty
+    after          numbers of the lessons that this one builds on, the nearest first
     objectives     what the learner can do afterwards; each completes "Afterwards you can"
     main_control   CSS class of the widget that the lesson turns on; the browser test moves it
     main_view      CSS class of the figure or text that must answer
@@ -39,6 +40,7 @@ class Lesson:
     difficulty: str
     objectives: Sequence[str]
     prerequisites: Sequence[str] = ()
+    after: Sequence[int] = ()
     main_control: str | None = None
     main_view: str | None = None
 

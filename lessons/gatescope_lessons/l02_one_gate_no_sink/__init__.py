@@ -7,6 +7,7 @@ LESSON = Lesson(
     minutes=45,
     difficulty="intermediate",
     prerequisites=("Lesson 01: you can read a sink map and know what value drain is.",),
+    after=(1,),
     objectives=(
         "say why softmax forces a head that has nothing to do to look somewhere",
         "write a gated attention and softmax-off-by-one, each in a line or two",

@@ -10,6 +10,7 @@ LESSON = Lesson(
         "You know softmax attention, and what its entropy is (lesson 01).",
         "Logarithmic axes hold no terror; a gradient is a thing you have met.",
     ),
+    after=(1,),
     objectives=(
         "retrieve a stored pattern from half of it with one line of attention, and say what energy that line lowers",
         "tell an average over all patterns, over some, and a single pattern apart, and say how beta moves between them",

@@ -7,6 +7,7 @@ LESSON = Lesson(
     minutes=45,
     difficulty="intermediate",
     prerequisites=("You know softmax attention: queries, keys, values, a causal mask.",),
+    after=(1,),
     objectives=(
         "write linear attention as a recurrence and as a masked product, and say why the chunk form costs less",
         "turn a decay into a half-life, and say what a decay of 0.9 has forgotten after 20 tokens",

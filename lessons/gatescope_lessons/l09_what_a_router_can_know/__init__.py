@@ -10,6 +10,7 @@ LESSON = Lesson(
         "You know softmax gating of experts, and what a likelihood is.",
         "A logarithmic plot in which a power of n is a straight line holds no terror.",
     ),
+    after=(8,),
     objectives=(
         "fit a Gaussian mixture of experts by EM and say what of its error is the optimiser's",
         "read a rate of convergence from a log-log plot, and say which parameters a spare expert slows down",

@@ -10,6 +10,7 @@ LESSON = Lesson(
         "You have trained or loaded a model in PyTorch, of your own or from Hugging Face.",
         "Lesson 01: you can read a sink map. What an expert and a router are is said here.",
     ),
+    after=(1,),
     objectives=(
         "measure sinks, entropy and routing of any model that attends through PyTorch or transformers, in one block",
         "make a hand-written attention measurable with one call, and prove that nothing else changed",
