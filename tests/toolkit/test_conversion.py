@@ -10,7 +10,7 @@ from gatescope.checkpoints import load_model, save_model
 from gatescope.errors import Refusal
 from gatescope.layers import LigerSpec, LinearAttentionSpec
 from gatescope.models import AttentionSpec, LMConfig, MLPSpec, TinyLM
-from gatescope.surgery import LoRASpec, merged, to_liger, with_lora
+from gatescope.surgery import LoRASpec, adapters, merged, to_liger, with_lora
 from gatescope.tasks import MQAR
 from gatescope.train import Training, TrainSpec
 
@@ -85,22 +85,21 @@ def test_adapters_start_as_nothing_are_seeded_and_alone_learn(model: TinyLM, tok
     assert model.blocks[0].attention.q_proj.weight.requires_grad
 
 
-def test_a_trained_adapter_is_w_plus_b_a_and_merges_into_a_plain_model(model: TinyLM, tokens: torch.Tensor) -> None:
-    converted = to_liger(model.double(), window=3, denominator="sum")
-    adapted = with_lora(converted, LoRASpec(rank=2, alpha=3.0))
+def test_a_trained_adapter_merges_into_a_plain_model(model: TinyLM, tokens: torch.Tensor) -> None:
+    """W + (alpha / rank) B A, our own arithmetic, computes what peft's layers do."""
+    converted, spec = to_liger(model.double(), window=3, denominator="sum"), LoRASpec(rank=2, alpha=3.0)
+    adapted = with_lora(converted, spec)
     Training(adapted, TASK, TrainSpec(steps=3, batch=4, warmup=0, scored="marked")).run(progress=False)
-    plain, state = merged(adapted), adapted.state_dict()
+    found = adapters(adapted)
+    assert {name.rsplit(".", 2)[-2] for name in found} == set(spec.targets)
+    plain = merged(converted, found, spec)
     assert plain.state_dict().keys() == model.state_dict().keys()
-    assert all(p.requires_grad for p in plain.parameters())
-    torch.testing.assert_close(plain(tokens), adapted(tokens))
+    torch.testing.assert_close(plain(tokens), adapted(tokens), rtol=1e-9, atol=1e-10)
     assert not torch.allclose(plain(tokens), converted(tokens), atol=1e-4)
-    for name, weight in converted.state_dict().items():
-        wanted = weight
-        if name.rsplit(".", 2)[-2] in LoRASpec().targets:
-            stem = name.removesuffix(".weight")
-            a, b = (state[f"{stem}.lora_{part}.default.weight"] for part in "AB")
-            wanted = weight + 3 / 2 * b @ a
-        torch.testing.assert_close(plain.state_dict()[name], wanted, rtol=1e-9, atol=1e-12)
+    assert torch.equal(merged(converted, found, replace(spec, alpha=0.0))(tokens), converted(tokens))
+    for name, weight in plain.state_dict().items():
+        learnt = name.rsplit(".", 2)[-2] in spec.targets if "." in name else False
+        assert torch.equal(weight, converted.state_dict()[name]) != learnt
 
 
 def test_lora_refusals(model: TinyLM) -> None:
@@ -108,5 +107,9 @@ def test_lora_refusals(model: TinyLM) -> None:
         with_lora(model, LoRASpec(targets=("gate_proj",)))
     with pytest.raises(Refusal, match="rank >= 1"):
         LoRASpec(rank=0)
-    with pytest.raises(Refusal, match="merged: wanted a model with adapters, got none"):
-        merged(model)
+    with pytest.raises(Refusal, match="adapters: wanted a model with adapters, got none"):
+        adapters(model)
+    a, b = torch.zeros(1, 12), torch.zeros(9, 1)
+    for name, words in {"blocks.7.q_proj": "got no", "blocks.0.attention.q_proj": r"of shape \(16, 12\)"}.items():
+        with pytest.raises(Refusal, match=words):
+            merged(model, {f"{name}.A": a, f"{name}.B": b})

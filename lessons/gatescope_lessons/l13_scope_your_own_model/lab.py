@@ -17,11 +17,11 @@ from gatescope.probes._specialisation import mutual_information
 from gatescope.recorder import Recorder
 from gatescope.records import Quantity
 from gatescope.series import measure_series
-from gatescope.tasks.text import BYTE_BOS, TEXTS
+from gatescope.tasks.text import BYTE_BOS, TEXTS, Bytes
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from gatescope_lessons.l13_scope_your_own_model.training import RUNS, Bytes, Loop
+from gatescope_lessons.l13_scope_your_own_model.training import RUNS, Loop
 
 SEEDS = (0, 1, 2, 3, 4)
 BYTES = RUNS["bytes"]

@@ -21,26 +21,13 @@ from gatescope.probes import Routing
 from gatescope.recorder import Recorder
 from gatescope.taps import attached
 from gatescope.tasks import BigramBinding
-from gatescope.tasks.text import BYTE_VOCAB, byte_crops, load_topics
+from gatescope.tasks.text import BYTE_VOCAB, Bytes
 from gatescope.train import Task, TrainSpec
-from jaxtyping import Int
 from torch import Tensor
 
 _CHECKPOINT = "loop.safetensors"
 #: What keeps the load of the experts even: a bias that only their selection sees (Wang et al. 2024).
 _BALANCE = BiasUpdate(rate=1e-2)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Bytes:
-    """Random crops of Python's help topics, a byte a token, each behind a BOS."""
-
-    length: int = 64
-
-    def batch(self, seed: int | Sequence[int], size: int) -> tuple[Int[Tensor, "B T"], None]:
-        """``size`` crops, the same for the same seed."""
-        parts = (0, seed) if isinstance(seed, int) else tuple(seed)
-        return byte_crops(load_topics(), size, self.length, seed=1_000_003 * parts[0] + parts[1]), None
 
 
 @dataclass(frozen=True, kw_only=True)

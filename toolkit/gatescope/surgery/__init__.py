@@ -2,6 +2,6 @@
 
 from gatescope.surgery.conversion import to_liger
 from gatescope.surgery.diversify import diversify
-from gatescope.surgery.lora import LoRASpec, merged, with_lora
+from gatescope.surgery.lora import LoRASpec, adapters, merged, with_lora
 
-__all__ = ["LoRASpec", "diversify", "merged", "to_liger", "with_lora"]
+__all__ = ["LoRASpec", "adapters", "diversify", "merged", "to_liger", "with_lora"]

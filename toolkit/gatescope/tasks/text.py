@@ -8,6 +8,7 @@ train on it, but quote no number that was measured on it.
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -190,3 +191,15 @@ def byte_crops(text: str, batch: int, length: int, *, seed: int) -> Int[Tensor, 
     starts = torch.randint(len(data) - length + 2, (batch, 1), generator=torch.Generator().manual_seed(seed))
     crops = data[starts + torch.arange(length - 1)]
     return torch.cat((torch.full((batch, 1), BYTE_BOS), crops), dim=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bytes:
+    """Random crops of Python's help topics, a byte a token, each behind a BOS: something to train on."""
+
+    length: int = 64
+
+    def batch(self, seed: int | Sequence[int], size: int) -> tuple[Int[Tensor, "B T"], None]:
+        """``size`` crops, the same for the same seed."""
+        parts = (0, seed) if isinstance(seed, int) else tuple(seed)
+        return byte_crops(load_topics(), size, self.length, seed=1_000_003 * parts[0] + parts[1]), None
