@@ -9,7 +9,7 @@ import pytest
 import torch
 from gatescope_lessons.l00_start import checks
 from gatescope_lessons.l00_start.panel import row_panel
-from gatescope_lessons.l00_start.row import read_row
+from gatescope_lessons.l00_start.lab import read_row
 
 
 @pytest.mark.parametrize(("first", "gate"), list(itertools.product((-4.0, 0.0, 8.0), (-6.0, 0.0, 6.0))))

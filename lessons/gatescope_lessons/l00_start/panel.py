@@ -11,7 +11,7 @@ from gatescope.panels.base import Panel
 from gatescope.panels.picture import Drawing
 from gatescope.views.style import COMPARED, NOTE_SIZE, SOFT_INK, STRONG, card, number
 
-from gatescope_lessons.l00_start.row import read_row
+from gatescope_lessons.l00_start.lab import read_row
 
 
 class RowPanel(Panel):
