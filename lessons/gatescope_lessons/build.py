@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
 from pathlib import Path
 
 from gatescope.errors import Refusal
@@ -23,12 +24,15 @@ def built(shelf: Shelf, folder: str) -> dict[Path, str]:
     return {shelf.notebook(folder, edition): notebook_text(folder, lesson, text, edition) for edition in EDITIONS}
 
 
-def check(shelf: Shelf | None = None) -> list[str]:
-    """What is wrong with the shelf, one sentence each; empty when every lesson is built and nothing else lies there."""
+def check(shelf: Shelf | None = None, folders: Sequence[str] | None = None) -> list[str]:
+    """What is wrong with the shelf, one sentence each; empty when every lesson is built and nothing else lies there.
+
+    With ``folders`` only these lessons are looked at.
+    """
     shelf = shelf or own_shelf()
     problems: list[str] = []
     enrolled: set[Path] = set()
-    for folder in shelf.folders():
+    for folder in shelf.folders() if folders is None else folders:
         enrolled |= {shelf.notebook(folder, edition) for edition in EDITIONS}
         try:
             wanted = built(shelf, folder)
@@ -40,6 +44,8 @@ def check(shelf: Shelf | None = None) -> list[str]:
             for path, text in wanted.items()
             if (difference := _difference(path, text))
         ]
+    if folders is not None:
+        return problems
     return problems + [
         f"{_shown(shelf, path)}: no lesson folder builds this notebook; add its folder or delete it"
         for path in _notebooks(shelf)

@@ -169,14 +169,15 @@ def _configure(parser: ArgumentParser) -> None:
 
 def _run(arguments: Namespace) -> int:
     shelf, profile = own_shelf(), arguments.profile
-    if problems := build.check(shelf):
-        print("\n".join(problems))
-        return 1
     if arguments.jobs < 1:
         raise Refusal("run", "--jobs 1 or more", str(arguments.jobs), "leave it out for one at a time")
     if profile == "gpu":
         _refuse_without_gpu()
-    folders = [shelf.find(name) for name in arguments.lessons] or shelf.folders()
+    named = [shelf.find(name) for name in arguments.lessons]
+    if problems := build.check(shelf, named or None):
+        print("\n".join(problems))
+        return 1
+    folders = named or shelf.folders()
     editions = {"both": EDITIONS, "none": ()}.get(arguments.edition, (arguments.edition,))
     parameters = dict(_parameter(text) for text in arguments.parameter)
     runs = run_folder()

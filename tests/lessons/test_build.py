@@ -120,6 +120,15 @@ def test_headings_inside_code_fences_are_code(demo):
     build.write(demo.shelf)
 
 
+def test_check_of_one_lesson_is_not_held_up_by_another(demo):
+    build.write(demo.shelf)
+    (demo.shelf.folder / "l02_unwritten").mkdir()
+    (demo.shelf.folder / "l02_unwritten" / "__init__.py").touch()
+    assert len(build.check(demo.shelf)) == 1
+    assert build.check(demo.shelf, ["l01_demo"]) == []
+    assert len(build.check(demo.shelf, ["l02_unwritten"])) == 1
+
+
 def test_check_is_empty_once_built_and_names_what_is_out_of_step(demo):
     assert len(build.check(demo.shelf)) == 2
     build.write(demo.shelf)

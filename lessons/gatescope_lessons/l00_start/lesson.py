@@ -43,8 +43,8 @@ machine.style.hide(axis="index").set_table_styles(left)
 import torch
 
 from gatescope_lessons.l00_start import checks
-from gatescope_lessons.l00_start.panel import row_panel
 from gatescope_lessons.l00_start.lab import read_row
+from gatescope_lessons.l00_start.panel import row_panel
 from gatescope_lessons.predictions import predict
 
 guess = predict(
