@@ -53,10 +53,14 @@ def check(shelf: Shelf | None = None, folders: Sequence[str] | None = None) -> l
     ]
 
 
-def write(shelf: Shelf | None = None) -> list[Path]:
-    """Bring every notebook in step with its lesson; returns what changed. Raises Refusal before writing anything."""
+def write(shelf: Shelf | None = None, folders: Sequence[str] | None = None) -> list[Path]:
+    """Bring every notebook in step with its lesson, or those of ``folders``; returns what changed.
+
+    Raises Refusal before writing anything.
+    """
     shelf = shelf or own_shelf()
-    wanted = {path: text for folder in shelf.folders() for path, text in built(shelf, folder).items()}
+    chosen = shelf.folders() if folders is None else folders
+    wanted = {path: text for folder in chosen for path, text in built(shelf, folder).items()}
     changed = [path for path, text in wanted.items() if _difference(path, text)]
     for path in changed:
         with atomic_write(path) as temporary:
@@ -91,15 +95,18 @@ def _difference(path: Path, wanted: str) -> str:
 
 
 def _configure(parser: ArgumentParser) -> None:
+    parser.add_argument("lessons", nargs="*", metavar="LESSON", help="folder or number; all when none is given")
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when something is out of step")
 
 
 def _run(arguments: Namespace) -> int:
+    shelf = own_shelf()
+    folders = [shelf.find(name) for name in arguments.lessons] or None
     if not arguments.check:
-        for path in write():
-            print(f"built {_shown(own_shelf(), path)}")
-    problems = check()
-    print("\n".join(problems) or f"{len(own_shelf().folders())} lessons, both editions in step")
+        for path in write(shelf, folders):
+            print(f"built {_shown(shelf, path)}")
+    problems = check(shelf, folders)
+    print("\n".join(problems) or f"{len(folders or shelf.folders())} lessons, both editions in step")
     return 1 if problems else 0
 
 

@@ -127,6 +127,8 @@ def test_check_of_one_lesson_is_not_held_up_by_another(demo):
     assert len(build.check(demo.shelf)) == 1
     assert build.check(demo.shelf, ["l01_demo"]) == []
     assert len(build.check(demo.shelf, ["l02_unwritten"])) == 1
+    demo.change(("# Some **prose** with x < y.", "# Other prose."))
+    assert len(build.write(demo.shelf, ["l01_demo"])) == 2
 
 
 def test_check_is_empty_once_built_and_names_what_is_out_of_step(demo):
