@@ -235,7 +235,21 @@ def masked() -> xr.Dataset:
 
 
 @pytest.fixture
-def drawn(record, history, losses, runs, strip, two, falling, mixture, memory, masked):
+def blocks() -> xr.Dataset:
+    """Four blocks, of which every row reads the first and its own."""
+    worth = np.tril(np.array([[1.0, 0, 0, 0], [0.5, 0.5, 0, 0], [0.2, 0.6, 0.2, 0], [0.4, 0.1, 0.3, 0.2]]))
+    read = np.maximum(np.eye(4), np.arange(4) == 0)
+    return xr.Dataset(
+        {
+            "block_attention": _described(("query_block", "key_block"), worth, "largest weight of a block"),
+            "block_read": _described(("query_block", "key_block"), read, "whether a block is read"),
+        },
+        attrs={"T": 1},
+    )
+
+
+@pytest.fixture
+def drawn(record, history, losses, runs, strip, two, falling, mixture, memory, masked, blocks):
     """View name -> the dataset and the further arguments it is drawn from here."""
     own = {
         "loss_bars": (losses, ()),
@@ -244,6 +258,7 @@ def drawn(record, history, losses, runs, strip, two, falling, mixture, memory, m
         **dict.fromkeys(("retrieval_gallery", "state_weights", "mode_bars"), (memory, ())),
         "sweep_lines": (memory, ("state_share", "x")),
         "mask_map": (masked, ()),
+        "block_map": (blocks, ()),
         "token_strip": (strip, ("nll_change",)),
         "rate_lines": (falling, ("error",)),
         "mixture_fit": (mixture, ()),

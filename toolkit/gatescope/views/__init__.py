@@ -79,6 +79,12 @@ _TABLE = (
         "zeros and Hoyer index of every parameter, by layer, and which hold an N:M pattern",
     ),
     View("mask_map", "masks", ("masked_weight",), "a weight matrix and what its mask leaves of it"),
+    View(
+        "block_map",
+        "blocks",
+        ("block_attention", "block_read"),
+        "which blocks of an attention are read, and what lies in the others",
+    ),
     View("loss_bars", "losses", ("nll",), "loss by intervention, with its random controls"),
     View("variant_strip", "variants", (), "one metric over variants, every seed a point"),
     View("difference_map", "differences", (), "one variable of two records and their difference, on linked axes"),
