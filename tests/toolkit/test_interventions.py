@@ -19,6 +19,7 @@ from gatescope.interventions import (
     MeanBlocks,
     RandomExperts,
     ScaleLogits,
+    SetDims,
     ShiftQueries,
     ShuffledGates,
     SparseBlocks,
@@ -37,6 +38,7 @@ ADDED = GateSpec(position="sdpa", combine="add", activation="silu")
 MAKERS = {
     "zero_dims": lambda: ZeroDims([3, 7], after_layers=1),
     "clamp_dims": lambda: ClampDims([3, 7], after_layers=[0, 1], limit=0.01),
+    "set_dims": lambda: SetDims([3, 7], after_layers=[0, 1], value=5.0),
     "mask_keys": lambda: MaskKeys([0, 2]),
     "window_with_sinks": lambda: WindowWithSinks(window=3, sink_tokens=1),
     "blend_gates": lambda: BlendGates(0.3, layers=1),
@@ -186,6 +188,16 @@ class TestDims:
     def test_none_means_all_layers(self, model, tokens):
         changed = seen_with(model, tokens, "resid", ZeroDims([2], after_layers=None))
         assert all((changed[layer][..., 2] == 0).all() for layer in range(LAYERS))
+
+    def test_set_to_the_value_and_nothing_else(self, model, tokens):
+        before = seen_with(model, tokens, "resid")
+        want = before[0].clone()
+        want[:, 4, 5] = -7.5
+        after = seen_with(model, tokens, "resid", SetDims([5], after_layers=0, value=-7.5, positions=4))
+        assert torch.equal(after[0], want)
+        assert not torch.equal(after[1], before[1])
+        with pytest.raises(Refusal, match="SetDims: wanted a finite value, got nan"):
+            SetDims([5], after_layers=0, value=float("nan"))
 
     def test_clamped_to_the_limit(self, model, tokens):
         plain = seen_with(model, tokens, "resid")[0]

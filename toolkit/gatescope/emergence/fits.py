@@ -29,7 +29,7 @@ class Fit:
     parameters  in units of the values and of steps
     errors      standard errors, from the curvature at the optimum as if residuals were independent and alike; they
                 never are along one run, so read them as lower bounds. Infinite where the data leave a direction open
-    at_bound    shape parameters that ended at a bound: the law has degenerated to a simpler one
+    at_bound    parameters that ended at a bound: the law has degenerated to a simpler one, or has yet to turn
     """
 
     law: Law
@@ -106,8 +106,9 @@ def fit_law(steps: Numbers, values: Numbers, law: str = MODULATED) -> Fit:
     _, amplitude, steady = _linear(found, t, y, shape)
     parameters = {"amplitude": amplitude, **dict(zip(found.places, shape.tolist(), strict=True)), "steady": steady}
     near = np.minimum(best - bounds[0], bounds[1] - best) < 0.05
-    at_bound = tuple(name for name, bound in zip(found.places, near, strict=True) if bound)
-    return Fit(found, t, y, parameters, _errors(found, t, y, parameters), at_bound)
+    at_bound = [name for name, bound in zip(found.places, near, strict=True) if bound]
+    at_bound += ["steady"] if steady in _reach(found, y) else []
+    return Fit(found, t, y, parameters, _errors(found, t, y, parameters), tuple(at_bound))
 
 
 def _checked(steps: Numbers, values: Numbers, law: Law) -> tuple[Times, Times]:
@@ -138,7 +139,18 @@ def _linear(law: Law, t: Times, y: Times, shape: Float[np.ndarray, " p"]) -> tup
         return rest, 0.0, float(y.mean())
     unit = centred / size
     amplitude = float(unit @ rest / (unit @ unit)) / size
-    return rest - amplitude * centred, amplitude, float(y.mean() - amplitude * x.mean())
+    steady = float(y.mean() - amplitude * x.mean())
+    low, high = _reach(law, y)
+    if not low <= steady <= high:
+        steady = min(max(steady, low), high)
+        amplitude = float(x @ (y - steady) / (x @ x))
+    return y - amplitude * x - steady, amplitude, steady
+
+
+def _reach(law: Law, y: Times) -> tuple[float, float]:
+    """Between which values the steady one may lie."""
+    margin = np.inf if law.reach is None else law.reach * float(np.ptp(y))
+    return float(y.min()) - margin, float(y.max()) + margin
 
 
 def _errors(law: Law, t: Times, y: Times, parameters: dict[str, float]) -> dict[str, float]:
@@ -151,12 +163,12 @@ def _errors(law: Law, t: Times, y: Times, parameters: dict[str, float]) -> dict[
         columns.append((law.value(t, up) - law.value(t, down)) / (2 * step))
     jacobian = np.stack(columns, axis=1)
     scale = np.linalg.norm(jacobian, axis=0)
-    if not (scale > 0).all() or np.linalg.cond(jacobian / scale) > 1e10:
+    if not (scale > 0).all() or np.linalg.cond(jacobian / scale) > 1e7:
         return dict.fromkeys(names, float("inf"))
     inverse = np.linalg.inv((jacobian / scale).T @ (jacobian / scale))
     residuals = y - law.value(t, parameters)
     variance = float((residuals**2).sum()) / (len(t) - len(names))
-    relative = np.sqrt(variance * np.diag(inverse)) / scale
+    relative = np.sqrt(variance * np.abs(np.diag(inverse))) / scale
     return {name: float(error * (abs(parameters[name]) or 1.0)) for name, error in zip(names, relative, strict=True)}
 
 

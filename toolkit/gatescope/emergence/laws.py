@@ -61,6 +61,8 @@ class Law:
     places    name of a shape parameter -> (lowest, highest, power): bounds in time that runs from 0 to 1, and the power
               of the time unit that it scales with (1 a time, -1 a rate, 0 a pure number)
     source    where it was proposed or compared
+    reach     how far the steady value may lie outside the values fitted, in units of their range; None: anywhere. A law
+              that has not yet turned says little of where it will settle, and without a bound it says anything
     """
 
     name: str
@@ -68,6 +70,7 @@ class Law:
     shape: Callable[..., Times]
     places: dict[str, tuple[float, float, int]]
     source: str
+    reach: float | None = None
 
     @property
     def parameters(self) -> tuple[str, ...]:
@@ -105,6 +108,7 @@ _TABLE = (
         _modulated,
         {"decay": (1e-9, 30.0, 0), "rate": (1e-3, 1e7, -1), "offset": (1e-6, 20.0, 0)},
         f"{_HIDDEN}, eq. 9",
+        reach=1.0,
     ),
     Law(
         "logarithm",

@@ -13,11 +13,22 @@ from gatescope.interventions.base import Draw, Intervention
 from gatescope.interventions.blocks import BestBlocks, LatestBlocks, MeanBlocks, SparseBlocks
 from gatescope.interventions.experts import DropExperts, RandomExperts
 from gatescope.interventions.gates import BlendGates, ShuffledGates
-from gatescope.interventions.hidden import ClampDims, ZeroDims
+from gatescope.interventions.hidden import ClampDims, SetDims, ZeroDims
 from gatescope.interventions.sinks import AddSink
 from gatescope.interventions.temperature import ScaleLogits, ShiftQueries
 
-_TABLE = (ZeroDims, ClampDims, MaskKeys, WindowWithSinks, AddSink, BlendGates, DropExperts, ScaleLogits, SparseBlocks)
+_TABLE = (
+    ZeroDims,
+    ClampDims,
+    SetDims,
+    MaskKeys,
+    WindowWithSinks,
+    AddSink,
+    BlendGates,
+    DropExperts,
+    ScaleLogits,
+    SparseBlocks,
+)
 INTERVENTIONS: dict[str, type[Intervention]] = {intervention.name: intervention for intervention in _TABLE}
 
 __all__ = [
@@ -34,6 +45,7 @@ __all__ = [
     "MeanBlocks",
     "RandomExperts",
     "ScaleLogits",
+    "SetDims",
     "ShiftQueries",
     "ShuffledGates",
     "SparseBlocks",

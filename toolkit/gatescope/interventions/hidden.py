@@ -97,4 +97,32 @@ class ClampDims(_OfDims):
         return torch.where(self._selected(value), value.clamp(-self.limit, self.limit), value)
 
 
-__all__ = ["ClampDims", "ZeroDims"]
+@dataclass(eq=False)
+class SetDims(_OfDims):
+    """Set channels of the residual stream to one value where it leaves some blocks.
+
+        h[b, t, d] = value for d in dims, t in positions
+
+    ``dims``, ``after_layers`` and ``positions`` as in ZeroDims; ``value`` in units of h. With the mean over other
+    inputs it asks whether the model reads a channel as a constant (Sun et al. 2024, table 3). The control sets as many
+    random other dims to the same value. Raises Refusal for a value that is NaN or infinite, and for indices as ZeroDims
+    does.
+    """
+
+    value: float | int
+
+    name = "set_dims"
+    equation = "h[b, t, d] = value for d in dims and t in positions, after the layers"
+    control_rule = "as many random other dims, same layers, same positions, same value"
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.value):
+            raise Refusal("SetDims", "a finite value", str(self.value), "pass a mean over other inputs")
+        super().__post_init__()
+
+    def apply(self, value: Float[Tensor, "B T D"], layer: int | None) -> Float[Tensor, "B T D"]:
+        """The hidden state with the channels set."""
+        return value.masked_fill(self._selected(value), self.value)
+
+
+__all__ = ["ClampDims", "SetDims", "ZeroDims"]
