@@ -82,7 +82,13 @@ def spelled_out(layer: Attention, x: torch.Tensor) -> torch.Tensor:
     else:
         logits = gate.logits[None, :, None].expand(B, -1, T, -1)
     sigmoid = 1 / (1 + torch.exp(-logits))
-    scores = {"sigmoid": sigmoid, "non_sparse_sigmoid": 0.5 + 0.5 * sigmoid, "silu": logits * sigmoid}[spec.activation]
+    scores = {
+        "sigmoid": sigmoid,
+        "non_sparse_sigmoid": 0.5 + 0.5 * sigmoid,
+        "silu": logits * sigmoid,
+        "tanh": 2 / (1 + torch.exp(-2 * logits)) - 1,
+        "linear": logits,
+    }[spec.activation]
 
     def at(position: str, y: torch.Tensor) -> torch.Tensor:
         if position != spec.position:

@@ -12,17 +12,18 @@ from gatescope.tasks import BigramBinding
 from gatescope.train import TrainSpec
 
 
-def bigram_config(gate: GateSpec | None = None, sink: Sink | None = None) -> LMConfig:
+def bigram_config(gate: GateSpec | None = None, sink: Sink | None = None, n_heads: int = 1) -> LMConfig:
     """The model of the bigram-with-binding experiments: 2 layers, 1 head, D = 64, vocabulary of `BigramBinding()`.
 
     Two layers are the fewest that can form an induction head (Elhage et al. 2021); one head leaves it no other head to
-    share the work with, so what it does when there is nothing to do is seen undiluted. The same for every variant.
+    share the work with, so what it does when there is nothing to do is seen undiluted. The same for every variant, but
+    where heads share a gate: then ``n_heads`` have the 64 channels between them.
     """
     return LMConfig(
         vocab=BigramBinding().vocab,
         d_model=64,
         n_layers=2,
-        attention=AttentionSpec(n_heads=1, n_kv_heads=1, head_dim=64, gate=gate, sink=sink),
+        attention=AttentionSpec(n_heads=n_heads, n_kv_heads=n_heads, head_dim=64 // n_heads, gate=gate, sink=sink),
         mlp=MLPSpec("gelu", hidden=256),
     )
 

@@ -16,35 +16,29 @@ import numpy as np
 import torch
 import xarray as xr
 from gatescope import data, records
+from gatescope.binding import FIRST_QUERY, OPEN_BIAS, TASK, evaluate, held_out, instruments
 from gatescope.checkpoints import load_model
 from gatescope.errors import Refusal
 from gatescope.gates import GateSpec
 from gatescope.interventions import BlendGates
 from gatescope.models import LMConfig, TinyLM, next_token_nll
-from gatescope.probes import Entropy, Gates, Massive, Probe, Sinks, ValueDrain
+from gatescope.probes import Entropy, Sinks
 from gatescope.recipes import bigram_config, bigram_train_spec
 from gatescope.records import Quantity
 from gatescope.scope import Scope
-from gatescope.tasks import BigramBinding
 from gatescope.train import Training
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from gatescope_lessons.verdicts import Terms, Verdict, judge
 
-TASK = BigramBinding()
 SEEDS = (0, 1, 2, 3, 4)
-#: A gate starts at sigmoid(2) = 0.88, nearly open: started half closed (bias 0) the task is not learnt in these steps,
-#: and a model that learnt nothing has no sink for the wrong reason.
-_BIAS = 2.0
-#: Rows from the fifth count: in the first four, a few visible keys make large attention to BOS trivial.
-FIRST_QUERY = 4
 
 VARIANTS: dict[str, LMConfig] = {
     "softmax": bigram_config(),
-    "g1_element": bigram_config(gate=GateSpec(position="sdpa", bias_init=_BIAS)),
-    "g1_head": bigram_config(gate=GateSpec(position="sdpa", granularity="head", bias_init=_BIAS)),
-    "g2_element": bigram_config(gate=GateSpec(position="value", bias_init=_BIAS)),
+    "g1_element": bigram_config(gate=GateSpec(position="sdpa", bias_init=OPEN_BIAS)),
+    "g1_head": bigram_config(gate=GateSpec(position="sdpa", granularity="head", bias_init=OPEN_BIAS)),
+    "g2_element": bigram_config(gate=GateSpec(position="value", bias_init=OPEN_BIAS)),
     "learned_sink": bigram_config(sink="learned"),
     "off_by_one": bigram_config(sink="off_by_one"),
 }
@@ -102,31 +96,6 @@ def read(letters: str) -> Int[Tensor, "1 T"]:
     return torch.tensor([[TASK.bos, *map(ALPHABET.index, found)]])
 
 
-def held_out(size: int = 128) -> tuple[Int[Tensor, "B T"], Bool[Tensor, "B T"]]:
-    """Sequences that no run was trained on (training batches are drawn from (seed, step), these from one number), and
-    the positions whose target is bound in the context."""
-    return TASK.batch(20251106, size)
-
-
-def instruments(config: LMConfig) -> list[Probe]:
-    """The probes of this lesson; Gates where there is a gate."""
-    found: list[Probe] = [Sinks(first_query=FIRST_QUERY), Entropy(), Massive(), ValueDrain()]
-    return [*found, Gates()] if any(mixer.gate for mixer in config.mixers) else found
-
-
-def _cross_entropy(name: str, where: str) -> Quantity:
-    return Quantity(
-        name,
-        (),
-        "nats",
-        f"loss {where}",
-        "-log p(next token), mean",
-        "tasks.bigram_binding",
-        "uniform guessing: log(vocab); the floor is BigramBinding.best_loss()",
-    )
-
-
-_LOSS = _cross_entropy("loss", "over all positions")
 _TOKEN_NLL = Quantity(
     "token_nll",
     ("token",),
@@ -136,21 +105,6 @@ _TOKEN_NLL = Quantity(
     "tasks.bigram_binding",
     "uniform guessing: log(vocab)",
 )
-_TRIGGER_LOSS = _cross_entropy("trigger_loss", "where the context holds the answer")
-
-
-@torch.no_grad()
-def evaluate(model: TinyLM, tokens: Int[Tensor, "B T"], bound: Bool[Tensor, "B T"]) -> xr.Dataset:
-    """One model on ``tokens``: what the probes saw, ``loss`` over all positions and ``trigger_loss`` over those where
-    ``bound`` is True, nats a token."""
-    with Scope(model, probes=instruments(model.config)) as scope:
-        nll = next_token_nll(model, tokens)
-    losses = {
-        quantity.name: quantity.variable(float(values.double().mean()), baseline_value=np.log(TASK.vocab))
-        for quantity, values in ((_LOSS, nll), (_TRIGGER_LOSS, nll[bound[:, :-1]]))
-    }
-    record = scope.record(created=False)
-    return records.merge([record, records.new(losses)], **record.attrs)
 
 
 def measure(profile: str = "full", *, seeds: Sequence[int] | None = None, size: int | None = None) -> xr.Dataset:

@@ -37,10 +37,23 @@ def silu(logit: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     return torch.nn.functional.silu(logit)
 
 
+def tanh(logit: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """tanh(x), in (-1, 1): a gate that closes at a logit of 0 and can turn the sign."""
+    return torch.tanh(logit)
+
+
+def linear(logit: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """x: a score without bound, the control for the activation itself."""
+    return logit
+
+
 _QIU = "Qiu et al. 2025, Gated Attention for Large Language Models"
+_OURS = "this project, as controls"
 _TABLE = (
     GateActivation("sigmoid", "1 / (1 + exp(-x))", sigmoid, (0.0, 1.0), _QIU),
     GateActivation("non_sparse_sigmoid", "0.5 + 0.5 / (1 + exp(-x))", non_sparse_sigmoid, (0.5, 1.0), _QIU),
     GateActivation("silu", "x / (1 + exp(-x))", silu, (-0.2784645, math.inf), _QIU),
+    GateActivation("tanh", "tanh(x)", tanh, (-1.0, 1.0), _OURS),
+    GateActivation("linear", "x", linear, (-math.inf, math.inf), _OURS),
 )
 ACTIVATIONS: dict[str, GateActivation] = {row.name: row for row in _TABLE}
