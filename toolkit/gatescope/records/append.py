@@ -112,7 +112,7 @@ class Appended:
             values = {name: _plain(array) for name, array in arrays.items()}
             data = {name: values[name][: len(self)] for name in [*names, "step"]}
             for place, row in enumerate(self._rows):
-                if _checksum({name: found[place] for name, found in data.items()}) != row["crc"]:
+                if _checksum({name: np.asarray(found[place]) for name, found in data.items()}) != row["crc"]:
                     raise ValueError(f"the row of step {row['step']} is not what was written")
         except (OSError, ValueError, KeyError, IndexError, TypeError, RuntimeError) as error:
             raise DataError(
