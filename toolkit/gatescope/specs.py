@@ -43,6 +43,11 @@ def from_dict(cls: type[Spec], data: Any) -> Spec:
     return cls(**{name: _value(f"{cls.__name__}.{name}", hints[name], value) for name, value in data.items()})
 
 
+def field_value(cls: type, name: str, value: Any) -> Any:
+    """``value`` as `from_dict` takes it for field ``name`` of a spec. Raises Refusal for a value of another type."""
+    return _value(f"{cls.__name__}.{name}", get_type_hints(cls)[name], value)
+
+
 def _value(where: str, hint: Any, value: Any) -> Any:
     """``value`` as the annotation wants it: nested specs built, lists back to tuples, integers widened to float."""
     if is_dataclass(hint):
@@ -88,4 +93,4 @@ def _foreign(value: Any) -> Callable[[Any], int]:
     return count
 
 
-__all__ = ["from_dict", "to_dict"]
+__all__ = ["field_value", "from_dict", "to_dict"]

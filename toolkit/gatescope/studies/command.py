@@ -1,0 +1,155 @@
+"""`gatescope study`: measure a study over its grid, see what is missing, read what came out.
+
+gatescope study run gate-atlas --jobs 2 --limit-minutes 30
+gatescope study run gate-atlas --only position=sdpa seed=0,1,2
+gatescope study status gate-atlas
+"""
+
+from __future__ import annotations
+
+import signal
+from argparse import ArgumentParser, Namespace
+from collections import Counter
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from gatescope_kernels.command import Command
+
+if TYPE_CHECKING:
+    from gatescope.studies.expand import Grid
+    from gatescope.studies.store import Store
+
+#: Lines of a list before the rest is counted.
+_SHOWN = 12
+
+
+def _configure(parser: ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    actions.add_parser("list", help="the studies of this project and how far each is")
+    run = _action(actions, "run", "measure what is missing; may be stopped at any time and started again")
+    run.add_argument("--jobs", type=int, metavar="N", help="local processes (default: one a core)")
+    run.add_argument("--scheduler", metavar="ADDRESS", help="run on this Dask scheduler, such as tcp://host:8786")
+    run.add_argument("--limit-minutes", type=float, metavar="M", help="begin no point that would end later")
+    run.add_argument("--retry", action="store_true", help="measure points again that crashed")
+    _action(actions, "status", "what is finished, crashed, impossible and missing")
+
+
+def _action(actions: object, name: str, about: str) -> ArgumentParser:
+    parser: ArgumentParser = actions.add_parser(name, help=about, description=about)  # type: ignore[attr-defined]
+    parser.add_argument("study", metavar="NAME", help="a study of `gatescope study list`, or a .toml file of your own")
+    parser.add_argument("overrides", nargs="*", metavar="AXIS=V,V", help="these values in place of the study's")
+    parser.add_argument("--only", nargs="+", default=[], metavar="AXIS=V,V", help="only points with these values")
+    parser.add_argument("--store", type=Path, metavar="DIR", help="where points are kept (default: the cache)")
+    return parser
+
+
+def _run(arguments: Namespace) -> int:
+    if arguments.action == "list":
+        return _list()
+    from gatescope.studies.expand import expand
+    from gatescope.studies.spec import load
+    from gatescope.studies.store import Store
+
+    study = load(arguments.study)
+    grid = expand(study, arguments.overrides, arguments.only)
+    store = Store(arguments.store) if arguments.store else Store.of(study)
+    return {"run": _measure, "status": _status}[arguments.action](grid, store, arguments)
+
+
+def _list() -> int:
+    from gatescope.studies.expand import expand
+    from gatescope.studies.spec import load, names
+    from gatescope.studies.store import Store
+
+    for name in names():
+        study = load(name)
+        grid = expand(study)
+        done = len({point.address for point in grid.points} & Store.of(study).finished())
+        print(f"{name}: {study.title}; {done} of {len(grid.points)} points finished")
+    return 0
+
+
+def _measure(grid: Grid, store: Store, arguments: Namespace) -> int:
+    from gatescope.studies.engine import run
+    from gatescope.studies.executors import local
+
+    if arguments.scheduler:
+        from gatescope.studies.cluster import dask
+
+        place = dask(arguments.scheduler)
+    else:
+        place = local(arguments.jobs)
+    _tell_impossible(grid)
+    signal.signal(signal.SIGTERM, _interrupt)
+    limit = None if arguments.limit_minutes is None else 60 * arguments.limit_minutes
+    summary = run(grid, store, place, retry=arguments.retry, limit_s=limit, say=_say)
+    print(
+        f"{len(summary.measured)} measured, {len(summary.crashed)} crashed, {summary.left} left; kept in {store.folder}"
+    )
+    if summary.stopped:
+        print(f"Stopped: {summary.stopped}. The same command goes on from here.")
+    if summary.unkept:
+        print(f"{len(summary.unkept)} measured and NOT kept, the store could not be written.")
+    if summary.crashed:
+        print(f"`gatescope study status {arguments.study}` shows why points crashed.")
+    return 1 if summary.crashed or summary.unkept else 0
+
+
+def _status(grid: Grid, store: Store, arguments: Namespace) -> int:
+    from gatescope.studies.engine import duration
+
+    done, failures, busy = store.finished(), store.failures(), store.claimed()
+    addresses = {point.address for point in grid.points}
+    missing = [point for point in grid.points if point.address not in done]
+    crashed = [point for point in missing if point.address in failures]
+    waiting = [point for point in missing if point.address not in failures]
+    seconds = sorted(store.seconds(addresses & done))
+    print(f"{grid.study.title}: {len(grid.points) - len(missing)} of {len(grid.points)} points finished")
+    if seconds:
+        typical = seconds[len(seconds) // 2]
+        left = f", {duration(typical * len(waiting))} for the rest in one process" if waiting else ""
+        print(f"{typical:.3g} s a point (median){left}")
+    running = [point for point in missing if point.address in busy]
+    _tell("being measured now", [grid.label(point.config) for point in running])
+    _tell("missing", _grouped(grid, [point.config for point in waiting if point.address not in busy]))
+    _tell("crashed", [f"{grid.label(p.config)}: {failures[p.address]['error'].strip()}" for p in crashed])
+    _tell_impossible(grid)
+    if others := len(done - addresses):
+        print(f"{others} more in the store: of other overrides, code or data")
+    return 0
+
+
+def _grouped(grid: Grid, configs: list) -> list[str]:
+    """Configs that differ in the replicate alone, in one line with their number."""
+    replicate = grid.study.replicate
+    counts: Counter[str] = Counter()
+    for config in configs:
+        rest = {key: value for key, value in config.items() if key != replicate}
+        counts[grid.label(rest)] += 1
+    return [f"{label} ({count} {replicate}{'s' if count > 1 else ''})" for label, count in counts.items()]
+
+
+def _tell_impossible(grid: Grid) -> None:
+    _tell("impossible", [f"{grid.label(item.config)}: {item.reason}" for item in grid.impossible])
+
+
+def _tell(what: str, lines: list[str]) -> None:
+    if lines:
+        print(f"\n{what} ({len(lines)}):")
+        print("\n".join(f"  {line}".replace("\n", "\n    ") for line in lines[:_SHOWN]))
+        if len(lines) > _SHOWN:
+            print(f"  ... and {len(lines) - _SHOWN} more")
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+COMMAND = Command(
+    "measure a claim over a grid: run, resume, see what is missing, compare with intervals", _configure, _run
+)

@@ -1,0 +1,78 @@
+"""A study as text: what was compared with what, effects, best and worst variants, outliers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from gatescope.studies.effects import Effect, effects, without_replicate
+from gatescope.studies.expand import Grid
+from gatescope.studies.spec import Metric
+from gatescope.studies.statistics import ALPHA, FEWEST, outliers
+
+_HEAD = ("variant", "n", "mean", "effect", "95 % interval", "p (Holm)", "verdict")
+_ENDS = 3
+
+
+def shown(grid: Grid, frame: pd.DataFrame) -> list[str]:
+    """The lines of `gatescope study show`, for the table of `gather.table`."""
+    study = grid.study
+    replicate = study.replicate
+    control = ", ".join(f"{key}={value}" for key, value in study.control.items()) or "none"
+    same = ", ".join((*study.match, replicate))
+    lines = [
+        f"{study.title}: {len(frame)} of {len(grid.points)} points",
+        f"effect: variant minus control ({control}) at the same {same}; mean of the paired differences",
+        f"interval: percentile bootstrap over {replicate}s, which is narrow for a few of them",
+        f"p: paired t test, corrected by Holm over all comparisons of a metric; a verdict wants p < {ALPHA} and "
+        f"{FEWEST} {replicate}s",
+    ]
+    for metric in study.metrics:
+        lines += ["", *_metric(grid, frame, metric)]
+    return lines
+
+
+def _metric(grid: Grid, frame: pd.DataFrame, metric: Metric) -> list[str]:
+    found = effects(grid, frame, metric)
+    over = ", ".join(f"{rule} over {dim}" for dim, rule in metric.over.items())
+    lines = [f"{metric.name}: {metric.variable}{', ' + over if over else ''}"]
+    if not found:
+        return [*lines, "  no point has it"]
+    lines += [f"  {line}" for line in _aligned([_HEAD, *map(_row, found)])]
+    ranked = sorted(found, key=lambda effect: effect.value, reverse=metric.better == "greater")
+    if len(ranked) > 2 * _ENDS:
+        for what, ends in (("best", ranked[:_ENDS]), ("worst", ranked[: -_ENDS - 1 : -1])):
+            lines.append(
+                f"  {what} ({metric.better} is better): " + "; ".join(f"{e.label} {e.value:.4g}" for e in ends)
+            )
+    return [*lines, *_outliers(grid, frame, metric)]
+
+
+def _row(effect: Effect) -> tuple[str, ...]:
+    numbers = ("", "", "")
+    if effect.mean == effect.mean:
+        interval = f"[{effect.low:.3g}, {effect.high:.3g}]" if effect.n > 1 else "one replicate"
+        p = f"{effect.corrected:.2g}" if effect.corrected == effect.corrected else ""
+        numbers = (f"{effect.mean:+.3g}", interval, p)
+    return effect.label, str(effect.n), f"{effect.value:.4g}", *numbers, effect.verdict
+
+
+def _outliers(grid: Grid, frame: pd.DataFrame, metric: Metric) -> list[str]:
+    """Points far from the median of their variant."""
+    places = {address: place for place, address in enumerate(frame["address"])}
+    present = [point for point in grid.points if point.address in places]
+    values = frame[metric.name].to_numpy()[[places[point.address] for point in present]]
+    far = outliers(values, [without_replicate(grid, point) for point in present])
+    found = [
+        f"{grid.label(point.config)} {value:.4g}" for point, value, out in zip(present, values, far, strict=True) if out
+    ]
+    return [f"  outliers ({len(found)}): " + "; ".join(found)] if found else []
+
+
+def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+__all__ = ["shown"]
