@@ -68,6 +68,7 @@ _TABLE = (
     Dim("", "query_block", "blocks of queries", "query block"),
     Dim("", "key_block", "blocks of keys", "key block"),
     Dim("", "lr", "learning rates", "learning rate"),
+    Dim("", "law", "laws fitted to a series", "law"),
     Dim("", "fixed_point", "kinds of fixed point of a memory", "kind of fixed point"),
     Dim("", "edge", "edges of a cell that is searched, as source→node", "edge of the cell"),
     Dim("", "operation", "candidate operations of an edge", "operation"),

@@ -1,0 +1,1 @@
+"""Checks of lesson 03. Each knows the mistakes people make and names them."""
