@@ -3,6 +3,7 @@ fitted to every layer, and the formed state in SmolLM2-135M."""
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -38,23 +39,29 @@ def measure(
     two texts."""
     quick = profile == "quick"
     arms, seeds = arms or ((BASE,) if quick else tuple(ARMS)), seeds or (SEEDS[:1] if quick else SEEDS)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        per_arm = [
-            records.concat(
-                [summarised(record_run(ARMS[arm], seed, 96 if quick else None)) for seed in seeds], "seed", list(seeds)
-            )
-            for arm in arms
-        ]
-        small = records.concat(per_arm, dim="variant", labels=list(arms))
-        formed = measure_texts(load_smollm2(), TEXT_NAMES[:2] if quick else TEXT_NAMES)
-    finally:
-        torch.set_num_threads(threads)
+    jobs = [(arm, seed, 96 if quick else None) for arm in arms for seed in seeds]
+    if quick:
+        runs = [_run(*job) for job in jobs]
+    else:
+        with multiprocessing.get_context("spawn").Pool(2) as pool:
+            runs = pool.starmap(_run, jobs, chunksize=1)
+    per_arm = [runs[place : place + len(seeds)] for place in range(0, len(runs), len(seeds))]
+    small = records.concat([records.concat(own, "seed", list(seeds)) for own in per_arm], "variant", list(arms))
+    formed = measure_texts(load_smollm2(), TEXT_NAMES[:2] if quick else TEXT_NAMES)
     for name in ("setting", "layer"):
         labels = pd.unique(np.concatenate([small[name].values, formed[name].values]))
         small, formed = (part.reindex({name: labels}) for part in (small, formed))
     return records.merge([small, formed])
+
+
+def _run(arm: str, seed: int, steps: int | None) -> xr.Dataset:
+    """One run and its fits, on one thread so that it comes out the same beside another."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return summarised(record_run(ARMS[arm], seed, steps))
+    finally:
+        torch.set_num_threads(threads)
 
 
 MEASURE = measure

@@ -20,7 +20,7 @@ from gatescope.train import Training, TrainSpec
 from jaxtyping import Int
 from torch import Tensor
 
-STEPS = 400
+STEPS = 288
 #: Regular points of a series; before the first of them come powers of two.
 POINTS = 24
 _SIZE, _LENGTH = 16, 48
