@@ -86,6 +86,8 @@ ONLY_IN = {
     "papermill": {"gatescope_lessons"},
     "peft": {"gatescope.surgery"},
     "zarr": {"gatescope.records"},
+    "distributed": {"gatescope.studies"},
+    "dask": {"gatescope.studies"},
     "sklearn": {"gatescope.tasks"},
     "fla": {"gatescope_kernels.ops.gated_linear_attention.bench"},
     "triton": {"gatescope_kernels.ops", "gatescope_kernels.compiled"},

@@ -11,14 +11,16 @@ import ast
 import sys
 import traceback
 from collections.abc import Sequence
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gatescope_kernels.command import Command
 
+#: An importlib.metadata.EntryPoint, or one of the backport of that name: once imported, it answers for both.
+EntryPoint = Any
 GROUP = "gatescope.commands"
 USAGE_ERROR, INTERRUPTED = 2, 130
 

@@ -33,13 +33,23 @@ def _configure(parser: ArgumentParser) -> None:
     run.add_argument("--limit-minutes", type=float, metavar="M", help="begin no point that would end later")
     run.add_argument("--retry", action="store_true", help="measure points again that crashed")
     _action(actions, "status", "what is finished, crashed, impossible and missing")
+    show = _action(actions, "show", "effects with intervals over seeds, best and worst variants, outliers")
+    show.add_argument("--metric", nargs="+", metavar="NAME", help="these metrics alone")
+    out = _action(actions, "export", "one row a point: config, seconds, metrics")
+    out.add_argument("--to", choices=("csv", "parquet"), default="csv", help="parquet needs pyarrow")
+    out.add_argument("--out", type=Path, required=True, metavar="FILE", help="where to write")
+    actions.add_parser("bench", help="what the engine costs here: a point, a resumed sweep, two workers against one")
 
 
 def _action(actions: object, name: str, about: str) -> ArgumentParser:
     parser: ArgumentParser = actions.add_parser(name, help=about, description=about)  # type: ignore[attr-defined]
     parser.add_argument("study", metavar="NAME", help="a study of `gatescope study list`, or a .toml file of your own")
-    parser.add_argument("overrides", nargs="*", metavar="AXIS=V,V", help="these values in place of the study's")
-    parser.add_argument("--only", nargs="+", default=[], metavar="AXIS=V,V", help="only points with these values")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="AXIS=V,V", help="these values in place of the study's; right after NAME"
+    )
+    parser.add_argument(
+        "--only", action="append", default=[], metavar="AXIS=V,V", help="only points with these values; may be repeated"
+    )
     parser.add_argument("--store", type=Path, metavar="DIR", help="where points are kept (default: the cache)")
     return parser
 
@@ -47,6 +57,10 @@ def _action(actions: object, name: str, about: str) -> ArgumentParser:
 def _run(arguments: Namespace) -> int:
     if arguments.action == "list":
         return _list()
+    if arguments.action == "bench":
+        from gatescope.studies.bench import bench
+
+        return bench(_say)
     from gatescope.studies.expand import expand
     from gatescope.studies.spec import load
     from gatescope.studies.store import Store
@@ -54,7 +68,8 @@ def _run(arguments: Namespace) -> int:
     study = load(arguments.study)
     grid = expand(study, arguments.overrides, arguments.only)
     store = Store(arguments.store) if arguments.store else Store.of(study)
-    return {"run": _measure, "status": _status}[arguments.action](grid, store, arguments)
+    actions = {"run": _measure, "status": _status, "show": _show, "export": _export}
+    return actions[arguments.action](grid, store, arguments)
 
 
 def _list() -> int:
@@ -117,6 +132,32 @@ def _status(grid: Grid, store: Store, arguments: Namespace) -> int:
     _tell_impossible(grid)
     if others := len(done - addresses):
         print(f"{others} more in the store: of other overrides, code or data")
+    return 0
+
+
+def _show(grid: Grid, store: Store, arguments: Namespace) -> int:
+    from dataclasses import replace
+
+    from gatescope.studies.gather import gather, table
+    from gatescope.studies.showing import shown
+    from gatescope.studies.spec import refuse_unknown
+
+    study = grid.study
+    if arguments.metric:
+        refuse_unknown("study show", "metrics", arguments.metric, [metric.name for metric in study.metrics])
+        metrics = tuple(metric for metric in study.metrics if metric.name in arguments.metric)
+        grid = replace(grid, study=replace(study, metrics=metrics))
+    record = gather(grid, store)
+    print("\n".join(shown(grid, table(grid, record))))
+    _tell("damaged, left out; delete these folders and run again", [f"points/{name}" for name in record.damaged])
+    return 0
+
+
+def _export(grid: Grid, store: Store, arguments: Namespace) -> int:
+    from gatescope.studies.export import export
+    from gatescope.studies.gather import gather, table
+
+    print(export(table(grid, gather(grid, store)), arguments.out, arguments.to))
     return 0
 
 

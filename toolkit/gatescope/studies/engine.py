@@ -145,6 +145,9 @@ class _Run:
             self._reopen()
             self.todo.appendleft(point)
             return
+        except Refusal:  # there was nothing to open
+            held.close()
+            raise
         except Exception as error:
             held.close()
             raise self._lost() from error
