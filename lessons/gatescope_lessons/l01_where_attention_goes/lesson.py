@@ -74,6 +74,20 @@ explorer = panels.explore(pretrained, "The old clock in the hall struck nine, an
 explorer
 
 # %% [markdown]
+# ### Token by token
+#
+# A mean over positions hides who looks where. The **lens** shows one position at a time: blue is what the framed token
+# reads, orange is what reads it. Move the mouse over the words, click to hold one, or focus the text and use the arrow
+# keys. The small map is the sink map again; click a cell to see that head. Which dark head looks at the token before
+# itself? What do the light ones do with a word that has nothing to find?
+
+# %%
+lens = panels.attention_lens(
+    pretrained, "The committee agreed that the old bridge should be repaired. Nobody asked who would pay for it."
+)
+lens
+
+# %% [markdown]
 # ## How focused is a head?
 #
 # The **row entropy** $H_i = -\sum_j A_{ij} \log A_{ij}$ is 0 when position $i$ reads one key, and $\log n_i$ when it

@@ -17,6 +17,7 @@ from typing import Any
 #: Panel -> (module of this package, what it is for).
 PANELS: dict[str, tuple[str, str]] = {
     "explore": ("exploring", "sinks, entropy, massive activations and value drain of a text the learner types"),
+    "attention_lens": ("lens", "what each token of a text reads and what reads it, head by head, a row at a time"),
     "intervene": ("intervening", "the loss with and without an intervention, beside its random controls"),
     "gate_blend": ("blending", "a trained gate, blended from off to what it learned"),
     "train_live": ("training", "a training run that can be watched, stopped and resumed"),

@@ -11,6 +11,7 @@ from gatescope.probes.massive import Massive
 from gatescope.probes.outliers import OutlierSensitivity
 from gatescope.probes.residual import ResidualNorms
 from gatescope.probes.routing import Routing
+from gatescope.probes.rows import AttentionRows
 from gatescope.probes.sinks import Sinks
 from gatescope.probes.state_size import StateSize
 from gatescope.probes.value_drain import ValueDrain
@@ -33,6 +34,7 @@ PROBES: dict[str, type[Probe]] = {probe.name: probe for probe in _TABLE}
 __all__ = [
     "PROBES",
     "ActivationSparsity",
+    "AttentionRows",
     "Entropy",
     "Gates",
     "LogitLens",
