@@ -13,6 +13,7 @@ import nbformat
 from gatescope.errors import Refusal
 from nbformat import NotebookNode
 
+from gatescope_lessons.glossary import linked
 from gatescope_lessons.lesson_kit import Edition, Lesson, number
 
 TAGS = frozenset({"exercise", "solution", "parameters", "hint"})
@@ -38,6 +39,7 @@ def notebook_text(folder: str, lesson: Lesson, source: str, edition: Edition) ->
     other = "solution" if edition == "exercise" else "exercise"
     kept = [cell for cell in cells if other not in _tags(cell)]
     _refuse_bad_headings(folder, kept)
+    _link_words(kept, edition)
     body = [_head(folder, lesson, edition), *_with_ladders(kept)]
     built = nbformat.v4.new_notebook(cells=list(_identified(body)), metadata=METADATA)
     nbformat.validate(built)
@@ -124,6 +126,13 @@ def _refuse_bad_headings(folder: str, cells: list[NotebookNode]) -> None:
                     "the generated head holds the one level 1; step down one level at a time",
                 )
             above = level
+
+
+def _link_words(cells: list[NotebookNode], edition: Edition) -> None:
+    texts = [cell for cell in cells if cell.cell_type == "markdown"]
+    found = linked([cell.source for cell in texts], "../" if edition == "solution" else "")
+    for cell, text in zip(texts, found, strict=True):
+        cell.source = text
 
 
 def _heading_levels(markdown: str) -> Iterator[int]:

@@ -105,6 +105,16 @@ checks.gated_row(gated_row)
 # this scale*, or *contradicted*, each with its interval over seeds or texts. Not all of them are shown, and those are
 # not the dull ones.
 #
+# ## Words
+#
+# In the lessons a word that is new stands in bold; put the mouse on it to see what it means, or look it up here.
+
+# %%
+from gatescope_lessons.glossary import glossary
+
+glossary()
+
+# %% [markdown]
 # ## Where to go
 #
 # Run the map again, then open the card with the thick frame: for a newcomer
