@@ -235,6 +235,21 @@ def masked() -> xr.Dataset:
 
 
 @pytest.fixture
+def cell() -> xr.Dataset:
+    """Two nodes, three edges, three candidates; no operation on the way from the input to node 2."""
+    weights, chosen = np.array([[0.2, 0.7, 0.1], [0.8, 0.1, 0.1], [0.1, 0.3, 0.6]]), np.zeros((3, 3))
+    chosen[0, 1] = chosen[2, 2] = 1
+    return xr.Dataset(
+        {
+            "operation_weight": _described(("edge", "operation"), weights, "weight of an operation"),
+            "operation_chosen": _described(("edge", "operation"), chosen, "operation of the architecture"),
+        },
+        coords={"edge": ["0→1", "0→2", "1→2"], "operation": ["zero", "skip", "conv 3x3"]},
+        attrs={"T": 1},
+    )
+
+
+@pytest.fixture
 def blocks() -> xr.Dataset:
     """Four blocks, of which every row reads the first and its own."""
     worth = np.tril(np.array([[1.0, 0, 0, 0], [0.5, 0.5, 0, 0], [0.2, 0.6, 0.2, 0], [0.4, 0.1, 0.3, 0.2]]))
@@ -249,7 +264,7 @@ def blocks() -> xr.Dataset:
 
 
 @pytest.fixture
-def drawn(record, history, losses, runs, strip, two, falling, mixture, memory, masked, blocks):
+def drawn(record, history, losses, runs, strip, two, falling, mixture, memory, masked, cell, blocks):
     """View name -> the dataset and the further arguments it is drawn from here."""
     own = {
         "loss_bars": (losses, ()),
@@ -258,6 +273,7 @@ def drawn(record, history, losses, runs, strip, two, falling, mixture, memory, m
         **dict.fromkeys(("retrieval_gallery", "state_weights", "mode_bars"), (memory, ())),
         "sweep_lines": (memory, ("state_share", "x")),
         "mask_map": (masked, ()),
+        "cell_graph": (cell, ()),
         "block_map": (blocks, ()),
         "token_strip": (strip, ("nll_change",)),
         "rate_lines": (falling, ("error",)),

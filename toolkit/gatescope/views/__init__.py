@@ -106,6 +106,7 @@ _TABLE = (
     View("state_weights", "retrieval", ("state_weight",), "with which weights a state reads a memory, ranked"),
     View("mode_bars", "modes", ("operating_mode",), "operating modes of the heads of every layer"),
     View("influence_map", "influence", ("influence",), "how much of every earlier token a position reads"),
+    View("cell_graph", "cells", ("operation_weight", "operation_chosen"), "the cell of a searched network as a graph"),
     View("curves", "training", (), "one variable over training steps, a line a variant"),
     View("token_strip", "tokens", (), "tokens coloured by a number each"),
 )
