@@ -79,7 +79,7 @@ class Search:
 
     train, validation  two sets of images that share none
 
-    Source: Liu et al. 2018 (DARTS), algorithm 1 with xi = 0; the sparse objective after Mousavi et al. 2023 (DASS),
+    Source: Liu et al. 2018 (DARTS), algorithm 1 with xi = 0; the sparse objective after Mousavi et al. 2022 (DASS),
     who first train densely, then learn masks, then train with them, and move alpha all the while.
     """
 

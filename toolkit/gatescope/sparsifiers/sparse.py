@@ -69,7 +69,7 @@ class SparseLinear(_Sparse):
 
         y = x (w * m)^T + b,    m = 1 for the largest |w| of the layer, else 0
 
-    Source: the operation of Mousavi et al. 2023 (DASS). Their code learns scores that start as magnitudes and ranks
+    Source: the operation of Mousavi et al. 2022 (DASS). Their code learns scores that start as magnitudes and ranks
     those; to rank the magnitudes themselves, with a straight-through gradient, is a reconstruction.
     """
 
