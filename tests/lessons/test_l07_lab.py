@@ -159,7 +159,10 @@ def planted(opposite: bool) -> xr.Dataset:
             "block_loss": (("scorer", *dims, "part", "share"), over(blocks, lab.SCORERS, 2, 3)),
             "cache_loss": (("policy", *dims, "part", "keys_kept"), over(caches, lab.POLICIES, 2, 3)),
             "captured": (("scorer", *dims, "length"), over(captured, lab.SCORERS, 2)),
-            "disagreement": (("policy", *dims), over(dict.fromkeys(lab.POLICIES, 0.6 * sign), lab.POLICIES)),
+            "disagreement": (
+                ("policy", *dims, "keys_kept"),
+                over(dict.fromkeys(lab.POLICIES, 0.6 * sign), lab.POLICIES, 3),
+            ),
         },
         coords={
             "scorer": list(lab.SCORERS),

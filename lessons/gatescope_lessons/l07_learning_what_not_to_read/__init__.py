@@ -6,6 +6,7 @@ LESSON = Lesson(
     title="Learning what not to read",
     minutes=40,
     difficulty="intermediate",
+    after=(1,),
     prerequisites=(
         "You know attention, and that a decoder keeps the keys and values of all tokens it has read.",
         "Lesson 01: you have seen the attention sink and what happens without it.",

@@ -5,9 +5,11 @@ Checkpoints come from ``python -m gatescope_lessons.l07_learning_what_not_to_rea
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from functools import partial
+from dataclasses import dataclass
+from functools import cache, partial
 
 import numpy as np
 import torch
@@ -32,6 +34,8 @@ SEEDS = training.SEEDS
 #: Key blocks that a row of blocks reads, and keys that a head keeps; the claims look at the middle one.
 KEEPS, BUDGETS = (5, 8, 16), (16, 32, 64)
 KEEP, BUDGET = KEEPS[1], BUDGETS[1]
+#: Processes that measure a full record, one thread and a gigabyte each.
+WORKERS = 4
 SCORERS = ("learned gate", "oracle", "window", "pooled means", "chance")
 POLICIES = ("Attention-Gate", "StreamingLLM", "H2O", "window, no sink", "chance")
 _FIXED_SCORES: dict[str, BlockScores] = {"oracle": BestBlocks(), "window": LatestBlocks(), "pooled means": MeanBlocks()}
@@ -85,9 +89,9 @@ class Captured(Handler):
 
     sites = frozenset({"attention"})
 
-    def __init__(self, changes: Mapping[str, SparseBlocks]) -> None:
+    def __init__(self, changes: Mapping[tuple[str, int], SparseBlocks]) -> None:
         self.changes = changes
-        self._found: dict[str, list[Tensor]] = {name: [] for name in changes}
+        self._found: dict[tuple[str, int], list[Tensor]] = {name: [] for name in changes}
 
     def watch(self, event: Event) -> None:
         """One layer."""
@@ -96,7 +100,7 @@ class Captured(Handler):
             read = change.chosen(event.value, event.layer)
             self._found[name].append((read * target).sum(-1).mean((1, 2)))
 
-    def shares(self) -> dict[str, Float[np.ndarray, " B"]]:
+    def shares(self) -> dict[tuple[str, int], Float[np.ndarray, " B"]]:
         """Means over layers, heads and rows, one a sequence."""
         return {name: torch.stack(found).mean(0).numpy() for name, found in self._found.items()}
 
@@ -134,104 +138,123 @@ _CACHE_LOSS = Quantity(
     "all keys: 0",
 )  # fmt: skip
 _DISAGREE = Quantity(
-    "disagreement", ("policy", "seed", "text"), "1", "how different the old keys are that two heads keep",
+    "disagreement", ("policy", "seed", "text", "keys_kept"), "1", "how different the old keys are that two heads keep",
     "1 - |a and b| / |a or b|, mean over pairs of heads of all layers", _SOURCE, "all heads keep the same: 0",
 )  # fmt: skip
 
 
-def _drawn(name: str) -> bool:
-    """Whether a scorer or policy differs between seeds."""
-    return name in ("learned gate", "Attention-Gate", "chance")
+@dataclass(frozen=True)
+class Grid:
+    """What is measured: texts, seeds of the gates, blocks a row reads, keys a head keeps."""
+
+    names: tuple[str, ...] = NAMES
+    seeds: tuple[int, ...] = SEEDS
+    keeps: tuple[int, ...] = KEEPS
+    budgets: tuple[int, ...] = BUDGETS
+
+    def runs(self, names: Sequence[str]) -> list[tuple[str, int]]:
+        """Scorers or policies and their seeds; one will do for what is not trained, since chance draws anew in each of
+        30 layers already."""
+        trained = ("learned gate", "Attention-Gate")
+        return [(name, seed) for name in names for seed in (self.seeds if name in trained else self.seeds[:1])]
 
 
-def _over(names: Sequence[str], seeds: Sequence[int], run: Callable[[str, int], np.ndarray]) -> np.ndarray:
-    """[names, seeds, ...]; what does not depend on the seed runs once."""
-    rows = []
-    for name in names:
-        found = [run(name, seed) for seed in (seeds if _drawn(name) else seeds[:1])]
-        rows.append(np.stack(found if _drawn(name) else found * len(seeds)))
-    return np.stack(rows)
-
-
-def measure(
-    profile: str = "full", *, names: Sequence[str] | None = None, seeds: Sequence[int] | None = None
-) -> xr.Dataset:
-    """All scorers and policies on all texts. ``quick``: two texts, one seed, blocks and budget of the claims."""
-    quick = profile == "quick"
-    names, seeds = names or (NAMES[:2] if quick else NAMES), seeds or (SEEDS[:1] if quick else SEEDS)
-    keeps, budgets = ((KEEP,), (BUDGET,)) if quick else (KEEPS, BUDGETS)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        return _measured(load_smollm2(), names, seeds, keeps, budgets)
-    finally:
-        torch.set_num_threads(threads)
+def measure(profile: str = "full", *, grid: Grid | None = None) -> xr.Dataset:
+    """All scorers and policies on all texts, in `WORKERS` processes. ``quick``: two texts, one seed, the blocks and the
+    budget of the claims, in this process."""
+    if profile == "quick":
+        grid = grid or Grid(NAMES[:2], SEEDS[:1], (KEEP,), (BUDGET,))
+        threads = torch.get_num_threads()
+        try:
+            return _assembled(grid, dict(map(partial(_job, grid), _jobs(grid))))
+        finally:
+            torch.set_num_threads(threads)
+    grid = grid or Grid()
+    with multiprocessing.get_context("spawn").Pool(WORKERS) as pool:
+        return _assembled(grid, dict(pool.imap_unordered(partial(_job, grid), _jobs(grid))))
 
 
 MEASURE = measure
+_Job = tuple[str, str, int]
+_Found = dict[_Job, np.ndarray]
 
 
-def _measured(
-    pretrained: Pretrained,
-    names: Sequence[str],
-    seeds: Sequence[int],
-    keeps: Sequence[int],
-    budgets: Sequence[int],
-) -> xr.Dataset:
-    model = pretrained.model
-    tokens = torch.cat([texts.returning(pretrained.tokenizer, name) for name in names])
-    full = losses(model, tokens)
-    apart = {}
+def _jobs(grid: Grid) -> list[_Job]:
+    blocks = [("blocks", *run) for run in grid.runs(SCORERS)]
+    return [("captured", "", 0), *blocks, *(("caches", *run) for run in grid.runs(POLICIES)), ("full", "", 0)]
 
-    def of_blocks(scorer: str, seed: int) -> np.ndarray:
-        found = [losses(model, tokens, sparse(pretrained, scorer, keep, seed)) - full for keep in keeps]
-        return np.stack(found, -1)
 
-    def of_caches(policy: str, seed: int) -> np.ndarray:
-        found = []
-        for budget in budgets:
-            change = evicting(pretrained, policy, budget, seed)
-            found.append(losses(model, tokens, change) - full)
-            if budget == BUDGET:
-                apart[policy, seed] = disagreement(change.kept, round(BUDGET * 0.5) + training.EVERY)
-        return np.stack(found, -1)
+def _job(grid: Grid, job: _Job) -> tuple[_Job, np.ndarray]:
+    """One row of the record: losses [text, part, setting], of caches the disagreement of heads in a further part."""
+    torch.set_num_threads(1)
+    pretrained, (kind, who, seed) = _model(), job
+    if kind == "captured":
+        return job, _captured(pretrained, grid)
+    tokens = torch.cat([texts.returning(pretrained.tokenizer, name) for name in grid.names])
+    if kind == "full":
+        return job, losses(pretrained.model, tokens)
+    if kind == "blocks":
+        changes = (sparse(pretrained, who, keep, seed) for keep in grid.keeps)
+        return job, np.stack([losses(pretrained.model, tokens, change) for change in changes], -1)
+    rows = []
+    for budget in grid.budgets:
+        change = evicting(pretrained, who, budget, seed)
+        loss = losses(pretrained.model, tokens, change)
+        apart = disagreement(change.kept, round(budget * 0.5) + training.EVERY)
+        rows.append(np.concatenate([loss, apart[:, None]], 1))
+    return job, np.stack(rows, -1)
 
-    blocks, caches = _over(SCORERS, seeds, of_blocks), _over(POLICIES, seeds, of_caches)
+
+_model = cache(load_smollm2)
+
+
+def _assembled(grid: Grid, found: _Found) -> xr.Dataset:
+    full = found["full", "", 0]
+    blocks = _rows(grid, found, "blocks", SCORERS) - full[..., None]
+    caches = _rows(grid, found, "caches", POLICIES)
     coords = {
-        "text": list(names), "part": list(PARTS), "seed": list(seeds), "scorer": list(SCORERS),
-        "policy": list(POLICIES), "share": [share_of(keep) for keep in keeps], "keys_kept": list(budgets),
+        "text": list(grid.names), "part": list(PARTS), "seed": list(grid.seeds), "scorer": list(SCORERS),
+        "policy": list(POLICIES), "share": [share_of(keep) for keep in grid.keeps], "keys_kept": list(grid.budgets),
         "length": [texts.LENGTH, 2 * texts.LENGTH],
     }  # fmt: skip
     return records.measured(
         {
-            _NLL: (full, {"baseline_value": float(np.log(pretrained.config.vocab))}),
+            _NLL: (full, {}),
             _BLOCK_LOSS: (blocks, {"baseline_value": 0.0}),
-            _CAPTURED: (_captured(pretrained, names, seeds), {"note": f"{KEEP} blocks a row are read"}),
-            _CACHE_LOSS: (caches, {"baseline_value": 0.0}),
-            _DISAGREE: (_over(POLICIES, seeds, lambda policy, seed: apart[policy, seed]), {}),
+            _CAPTURED: (found["captured", "", 0], {"note": f"{KEEP} blocks a row are read"}),
+            _CACHE_LOSS: (caches[..., :-1, :] - full[..., None], {"baseline_value": 0.0}),
+            _DISAGREE: (caches[..., -1, :], {}),
         },
         coords,
     )
 
 
-def _captured(pretrained: Pretrained, names: Sequence[str], seeds: Sequence[int]) -> Float[np.ndarray, "N R t 2"]:
+def _rows(grid: Grid, found: _Found, kind: str, names: Sequence[str]) -> np.ndarray:
+    """[names, seeds, ...]; what was measured once stands at every seed."""
+    runs = grid.runs(names)
+    return np.stack(
+        [
+            np.stack([found[kind, name, seed if (name, seed) in runs else grid.seeds[0]] for seed in grid.seeds])
+            for name in names
+        ]
+    )
+
+
+def _captured(pretrained: Pretrained, grid: Grid) -> Float[np.ndarray, "N R t 2"]:
     """What is captured at the length that gates were trained at and at twice that; NaN for texts that are too short."""
     at_lengths = []
     for scale in (1, 2):
-        fit = [name for name in names if scale == 1 or name in LONG]
+        fit = [name for name in grid.names if scale == 1 or name in LONG]
         tokens = torch.cat([texts.returning(pretrained.tokenizer, name, scale) for name in fit])
-        changes = {
-            f"{scorer} {seed}": sparse(pretrained, scorer, KEEP, seed)
-            for scorer in SCORERS
-            for seed in (seeds if _drawn(scorer) else seeds[:1])
-        }
-        captured = Captured(changes)
+        runs = grid.runs(SCORERS)
+        captured = Captured({run: sparse(pretrained, run[0], KEEP, run[1]) for run in runs})
         with torch.no_grad(), attached(pretrained.model, captured):
             pretrained.model(tokens)
-        found = captured.shares()
-        filled = _over(SCORERS, seeds, lambda scorer, seed, found=found: found[f"{scorer} {seed}"])  # type: ignore[misc]
-        room = np.full((*filled.shape[:2], len(names)), np.nan)
-        room[..., [names.index(name) for name in fit]] = filled
+        filled = _rows(
+            grid, {("captured", *run): share for run, share in captured.shares().items()}, "captured", SCORERS
+        )
+        room = np.full((*filled.shape[:2], len(grid.names)), np.nan)
+        room[..., [grid.names.index(name) for name in fit]] = filled
         at_lengths.append(room)
     return np.stack(at_lengths, -1)
 
@@ -249,7 +272,7 @@ def curves(record: xr.Dataset, name: str, part: str) -> xr.Dataset:
     return own.assign_attrs(note=note).to_dataset()
 
 
-def least(record: xr.Dataset, name: str, part: str, among: Sequence[str], **at: float) -> str:
+def least(record: xr.Dataset, name: str, part: str, among: Sequence[str], **at: float | int) -> str:
     """Who of ``among`` loses least, the mean over texts and seeds."""
     along = "scorer" if name == "block_loss" else "policy"
     means = record[name].sel({"part": part, **at}).mean(("seed", "text")).sel({along: list(among)})
@@ -283,5 +306,7 @@ METRICS: dict[str, Callable[[xr.Dataset], np.ndarray]] = {
     "cache_loss_of_h2o_over_gate": partial(_caches, worse="H2O", better="Attention-Gate"),
     "cache_loss_of_chance_over_gate": partial(_caches, worse="chance", better="Attention-Gate"),
     "cache_loss_of_gate": partial(loss_of, name="cache_loss", who="Attention-Gate"),
-    "disagreement_of_gate_heads": lambda r: r.disagreement.sel(policy="Attention-Gate").mean("seed").values,
+    "disagreement_of_gate_heads": lambda r: (
+        r.disagreement.sel(policy="Attention-Gate", keys_kept=BUDGET).mean("seed").values
+    ),
 }

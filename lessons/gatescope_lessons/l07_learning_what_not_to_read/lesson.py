@@ -36,7 +36,7 @@ print("".join(story.pieces).replace("·", " ").replace("⏎", "\n"))
 print({part: f"{loss:.3f} nats a token" for part, loss in zip(texts.PARTS, story.full, strict=True)})
 
 # %% [markdown]
-# # Part one: which blocks to read
+# ## Part one: which blocks to read
 #
 # **SeerAttention** (Gao et al. 2024) cuts the attention map into blocks and lets a gate say, for every block of
 # queries, which blocks of keys are worth reading. A block is read whole or not at all, which is what hardware likes.
@@ -48,7 +48,7 @@ print({part: f"{loss:.3f} nats a token" for part, loss in zip(texts.PARTS, story
 # The model stays as it is. The gate is **distilled**: its softmax learns, by KL divergence, the largest attention
 # weight of every block, divided by the sum of the row.
 #
-# ## Exercise 1: what the gate is taught
+# ### Exercise 1: what the gate is taught
 
 
 # %% tags=["exercise"]
@@ -73,7 +73,7 @@ checks.block_target(block_target)
 # Two `unflatten`s make four axes of two: block and place of the query, block and place of the key. Reduce the places.
 
 # %% [markdown]
-# ## Turn it
+# ### Turn it
 #
 # The gates here were distilled on 32 sequences of Python's help topics, made to return in the same way, in half a
 # minute a seed. Each move of *Blocks a row*, *Chosen by* or *Text* reads the text again under the new mask, through the
@@ -91,7 +91,7 @@ reader
 # %% [markdown]
 # Try the ends: one block a row leaves the first and the own one; forty leave nothing out and must lose exactly nothing.
 #
-# ## Loss against sparsity
+# ### Loss against sparsity
 
 # %%
 guess = predict(
@@ -121,7 +121,7 @@ guess.reveal(
 # At the return it breaks, and whatever looks at the *content* of queries and keys does not. And the gate is held
 # against a hard rival: pooled means need no training at all.
 #
-# # Part two: which keys to keep
+# ## Part two: which keys to keep
 #
 # A block mask saves time; the keys are still stored. An **eviction** policy throws them away for good. All policies
 # here are one function with different scores: the latest keys are safe, of the others the best stay, and what is gone
@@ -135,7 +135,7 @@ guess.reveal(
 # | Attention-Gate (Zeng et al. 2024) | a learned flag, from the context up to the token | half the budget |
 # | chance | a random number | half the budget |
 #
-# ## Exercise 2: who stays?
+# ### Exercise 2: who stays?
 
 
 # %% tags=["exercise"]
@@ -179,7 +179,7 @@ cache
 # Start with *window, no sink* at 32 keys, then *StreamingLLM*: four tokens make the difference, as in lesson 01. Then
 # *H2O* and *Attention-Gate*: where do they keep something of the first passage?
 #
-# ## Loss against budget
+# ### Loss against budget
 
 # %%
 kept = predict(
@@ -204,7 +204,7 @@ kept.reveal(
 )
 
 # %% [markdown]
-# ## Exercise 3: the bias of accumulated attention
+# ### Exercise 3: the bias of accumulated attention
 #
 # The authors of Attention-Gate object to H2O that its score is biased. See it for yourself: under causal attention an
 # older key has had more queries to collect from. Return the *mean* attention that each key received, by query that
