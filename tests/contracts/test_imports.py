@@ -58,7 +58,7 @@ ROOM_IMPORTS = {
     "hopfield": {"normalisers"},
     "recipes": {"gates", "layers", "models", "tasks", "train"},
     "binding": {"models", "probes", "records", "scope", "tasks"},
-    "studies": {"binding", "gates", "records", "recipes", "train", "kernels"},
+    "studies": {"binding", "gates", "layers", "models", "records", "recipes", "train", "kernels"},
     "views": {"records", "intervals", "rates"},
     "report": {"records", "views"},
     "comparing": {"report", "records", "kernels"},

@@ -79,6 +79,16 @@ def test_places_and_means_of_a_dimension(toy, measured, rule, place):
     np.testing.assert_allclose(got, record.first_attention.values[:, place].mean(-1))
 
 
+def test_a_metric_that_no_point_has_yet_is_said_and_the_rest_is_shown(toy, measured):
+    late = Metric(name="late", variable="gate_mean")
+    grid = expand(toy(metrics=(late, *toy().metrics)))
+    frame = table(grid, measured(grid))
+    assert frame["late"].isna().all()
+    text = "\n".join(shown(grid, frame))
+    assert "no point here has a variable 'gate_mean'" in text
+    assert "loss: loss" in text
+
+
 def test_effects_are_paired_and_corrected(toy, measured):
     grid = expand(toy(), ["kind=plain,gated,wide", "seed=0,1,2,3"])
     frame = table(grid, measured(grid))

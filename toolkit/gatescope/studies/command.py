@@ -38,6 +38,13 @@ def _configure(parser: ArgumentParser) -> None:
     out = _action(actions, "export", "one row a point: config, seconds, metrics")
     out.add_argument("--to", choices=("csv", "parquet"), default="csv", help="parquet needs pyarrow")
     out.add_argument("--out", type=Path, required=True, metavar="FILE", help="where to write")
+    cost = actions.add_parser("cost", help="on paper: what a study of a 1B model takes")
+    cost.add_argument("--gpu", choices=("a100", "h100", "h200"), default="h100")
+    cost.add_argument("--points", type=int, default=240, metavar="N", help="models that are trained (default: 240)")
+    cost.add_argument("--tokens", type=float, metavar="D", help="a model is trained on (default: 20 a parameter)")
+    cost.add_argument("--length", type=int, default=4096, metavar="T", help="tokens of a sequence")
+    cost.add_argument("--utilisation", type=float, metavar="U", help="share of the peak that training keeps up")
+    cost.add_argument("--price", type=float, metavar="$", help="dollars an hour")
     actions.add_parser("bench", help="what the engine costs here: a point, a resumed sweep, two workers against one")
 
 
@@ -61,6 +68,8 @@ def _run(arguments: Namespace) -> int:
         from gatescope.studies.bench import bench
 
         return bench(_say)
+    if arguments.action == "cost":
+        return _cost(arguments)
     from gatescope.studies.expand import expand
     from gatescope.studies.spec import load
     from gatescope.studies.store import Store
@@ -158,6 +167,17 @@ def _export(grid: Grid, store: Store, arguments: Namespace) -> int:
     from gatescope.studies.gather import gather, table
 
     print(export(table(grid, gather(grid, store)), arguments.out, arguments.to))
+    return 0
+
+
+def _cost(arguments: Namespace) -> int:
+    from dataclasses import replace
+
+    from gatescope.studies import cost
+
+    given = {name: getattr(arguments, name) for name in ("utilisation", "price")}
+    machine = replace(cost.MACHINES[arguments.gpu], **{name: v for name, v in given.items() if v is not None})
+    print("\n".join(cost.table(machine, arguments.points, tokens=arguments.tokens, length=arguments.length)))
     return 0
 
 

@@ -7,7 +7,6 @@ import itertools
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
-from functools import cached_property
 from importlib import import_module
 from typing import Any, get_type_hints
 
@@ -43,24 +42,16 @@ class Grid:
     versions: Versions
     defaults: Mapping[str, Any]
 
-    @cached_property
-    def varying(self) -> tuple[str, ...]:
-        """The fields that differ between points, the replicate last."""
-        keys = list(self.points[0].config) if self.points else []
-        found = [key for key in keys if len({repr(point.config[key]) for point in self.points}) > 1]
-        replicate = self.study.replicate
-        return (*(key for key in found if key != replicate), *([replicate] if replicate in found else []))
-
     def label(self, config: Mapping[str, Any]) -> str:
-        """A config by the fields that vary; of those, what is the default goes without saying, but where it is the
-        replicate or makes a control."""
-        always = {self.study.replicate, *self.study.control}
+        """A config in words: what makes a control, what is not the default, and the replicate at the end."""
+        study = self.study
         told = [
-            f"{key}={config[key]}"
-            for key in self.varying
-            if key in config and (key in always or config[key] != self.defaults.get(key))
+            key
+            for key, value in config.items()
+            if key != study.replicate and (key in study.control or value != self.defaults.get(key))
         ]
-        return " ".join(told) or "the defaults"
+        told += [study.replicate] if study.replicate in config else []
+        return " ".join(f"{key}={config[key]}" for key in told) or "the defaults"
 
 
 def resolve(point: str) -> tuple[Callable[[Any], Any], type]:

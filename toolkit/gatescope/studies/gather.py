@@ -50,19 +50,23 @@ def gather(grid: Grid, store: Store) -> xr.Dataset:
 def table(grid: Grid, record: xr.Dataset) -> pd.DataFrame:
     """One row a point of `gather`: address, the fields of the config, seconds, and every metric of the study.
 
-    Raises Refusal for a metric of a variable that no point has, and for dimensions that it does not reduce.
+    A metric whose variable no point has yet is NaN. Raises Refusal for dimensions that a metric does not reduce.
     """
     names = [*grid.points[0].config, "seconds"]
     names = [name if name in record.coords and record[name].dims == ("point",) else f"config_{name}" for name in names]
     labels = {name: record[name].values for name in names}
     frame = pd.DataFrame({"address": record.point.values, **labels})
     for metric in grid.study.metrics:
-        frame[metric.name] = reduced(metric, record).values
+        held = metric.variable in record
+        frame[metric.name] = reduced(metric, record).values if held else np.nan
     return frame
 
 
 def reduced(metric: Metric, record: xr.Dataset) -> xr.DataArray:
-    """The metric's variable with its dimensions reduced, one number a point."""
+    """The metric's variable with its dimensions reduced, one number a point.
+
+    Raises Refusal for a variable or a dimension that the record does not have, and for dimensions that are left.
+    """
     where, known = f"metric {metric.name}", list(map(str, record.data_vars))
     if metric.variable not in known:
         raise Refusal(where, "a variable of the records", repr(metric.variable), nearest(metric.variable, known))

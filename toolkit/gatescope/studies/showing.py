@@ -38,7 +38,7 @@ def _metric(grid: Grid, frame: pd.DataFrame, metric: Metric) -> list[str]:
     over = ", ".join(f"{rule} over {dim}" for dim, rule in metric.over.items())
     lines = [f"{metric.name}: {metric.variable}{', ' + over if over else ''}"]
     if not found:
-        return [*lines, "  no point has it"]
+        return [*lines, f"  no point here has a variable {metric.variable!r}"]
     lines += [f"  {line}" for line in _aligned([_HEAD, *map(_row, found)])]
     ranked = sorted(found, key=lambda effect: effect.value, reverse=metric.better == "greater")
     if len(ranked) > 2 * _ENDS:
