@@ -15,15 +15,14 @@ from gatescope_lessons.exercises import exercise
 from gatescope_lessons.l03_massive_activations.runs import ARCHITECTURES, ARMS
 
 
-def _hidden() -> Any:
-    """A hidden state [T D] in which every wrong rule counts something else."""
-    h = drawn(20, 50, seed=3) * 0.15 + 0.2
-    h[0, 7], h[0, 9], h[3, 7] = 900.0, -700.0, 350.0
-    h[5] *= 100
-    h[5, 3], h[6, 1] = 120.0, -99.0
-    h[8:12] = drawn(4, 50, seed=4) * 1e-4
-    h[9, 2] = 5.0
-    return h
+def _hidden() -> tuple[Any, Any]:
+    """Two hidden states [T D], a quiet and a loud one, in which every wrong rule counts something else."""
+    quiet, loud = (0.02 * drawn(20, 50, seed=3), 0.3 * drawn(20, 50, seed=4) + 0.1)
+    quiet[0, 7], quiet[0, 9], quiet[3, 7], quiet[6, 1], quiet[6, 2] = 900.0, -700.0, 350.0, 60.0, 70.0
+    loud[0, 7], loud[0, 9], loud[1, 1], loud[2, 2] = 900.0, -700.0, 120.0, 101.0
+    loud[3, 3], loud[4] = 180.0, loud[4] * 10
+    loud[4, 5], loud[4, 6], loud[4, 8] = 400.0, 500.0, 600.0
+    return quiet, loud
 
 
 @exercise(
@@ -36,27 +35,29 @@ def _hidden() -> Any:
 )
 def massive_count(answer: Callable[..., Any]) -> str | None:
     """How many values of a hidden state are massive."""
-    h = _hidden()
-    a = h.abs()
+    for h in _hidden():
+        a = h.abs()
+        found = answer(h.clone())
+        wrong = compare(
+            float(found) if isinstance(found, int) or getattr(found, "ndim", 1) == 0 else found,
+            _count(a, a.median()),
+            mistakes={
+                "large negative values count too: take |h| first": _count(h, a.median()),
+                "only the magnitude is asked; the ratio to the median counts as well": _count(a, a.median(), times=0.0),
+                "only the ratio is asked; the magnitude counts as well": _count(a, a.median(), floor=0.0),
+                "the median is that of h; take it of |h|": _count(a, h.median().abs()),
+                "the median is taken token by token; it is one for the whole [T, D]": _count(
+                    a, a.median(dim=1, keepdim=True).values
+                ),
+            },
+        )
+        if wrong:
+            return wrong
+    return None
 
-    def count(large: Any, floor: float = 100.0, times: float = 1000.0, median: Any = None) -> int:
-        middle = a.median() if median is None else median
-        return int(((large > floor) & (large >= times * middle)).sum())
 
-    found = answer(h.clone())
-    return compare(
-        float(found) if getattr(found, "ndim", 1) == 0 else found,
-        float(count(a)),
-        mistakes={
-            "large negative values count too: take |h| first": float(count(h)),
-            "only the magnitude is asked; the ratio to the median counts as well": float(count(a, times=0.0)),
-            "only the ratio is asked; the magnitude counts as well": float(count(a, floor=0.0)),
-            "the median is that of h; take it of |h|": float(count(a, median=h.median().abs())),
-            "the median is taken token by token; it is one for the whole [T, D]": float(
-                count(a, median=a.median(dim=1, keepdim=True).values)
-            ),
-        },
-    )
+def _count(large: Any, median: Any, floor: float = 100.0, times: float = 1000.0) -> float:
+    return float(((large > floor) & (large >= times * median)).sum())
 
 
 @exercise(

@@ -46,9 +46,9 @@ class LawPanel(Panel):
             )
 
         controls = {
-            "decay": logarithmic(0.1, -9, 1.5, "λ (decay)"),
-            "rate": logarithmic(0.05, -7, 5, "γ (rate, 1 / steps)"),
-            "offset": logarithmic(1.0, -6, 1.5, "t₀ (offset)"),
+            "decay": logarithmic(0.1, -9.0, 1.5, "λ (decay)"),
+            "rate": logarithmic(0.05, -7.0, 5.0, "γ (rate, 1 / steps)"),
+            "offset": logarithmic(1.0, -6.0, 1.5, "t₀ (offset)"),
             "amplitude": plain(5.0, "A (amplitude)"),
             "steady": plain(5.0, "K (steady value)"),
             "variant": ipywidgets.Dropdown(
