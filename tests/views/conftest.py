@@ -264,7 +264,25 @@ def blocks() -> xr.Dataset:
 
 
 @pytest.fixture
-def drawn(record, history, losses, runs, strip, two, falling, mixture, memory, masked, cell, blocks):
+def emerging() -> xr.Dataset:
+    """A series that a first law misses by 1 everywhere and a second one meets; a value that one MLP writes."""
+    steps = np.array([0, 1, 2, 4, 8])
+    values = np.log1p(steps)
+    return xr.Dataset(
+        {
+            "series_value": _described("step", values, "ratio"),
+            "law_value": _described(("law", "step"), np.stack([values + 1, values]), "law"),
+            "formed_value": _described("layer", [1.0, 500.0, 490.0], "value"),
+            "written_attention": _described("layer", [1.0, -1.0, 2.0], "what attention adds"),
+            "written_mlp": _described("layer", [0.0, 500.0, -12.0], "what the MLP adds"),
+        },
+        coords={"step": steps, "law": ["logarithm", "modulated logarithm"], "layer": range(3)},
+        attrs={"T": 1},
+    )
+
+
+@pytest.fixture
+def drawn(record, history, losses, runs, strip, two, falling, mixture, memory, masked, cell, blocks, emerging):
     """View name -> the dataset and the further arguments it is drawn from here."""
     own = {
         "loss_bars": (losses, ()),
@@ -273,8 +291,9 @@ def drawn(record, history, losses, runs, strip, two, falling, mixture, memory, m
         **dict.fromkeys(("retrieval_gallery", "state_weights", "mode_bars"), (memory, ())),
         "sweep_lines": (memory, ("state_share", "x")),
         "mask_map": (masked, ()),
-        "cell_graph": (cell, ()),
         "block_map": (blocks, ()),
+        "cell_graph": (cell, ()),
+        **dict.fromkeys(("law_fit", "written_profile"), (emerging, ())),
         "token_strip": (strip, ("nll_change",)),
         "rate_lines": (falling, ("error",)),
         "mixture_fit": (mixture, ()),

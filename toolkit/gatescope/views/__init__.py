@@ -107,6 +107,8 @@ _TABLE = (
     View("mode_bars", "modes", ("operating_mode",), "operating modes of the heads of every layer"),
     View("influence_map", "influence", ("influence",), "how much of every earlier token a position reads"),
     View("cell_graph", "cells", ("operation_weight", "operation_chosen"), "the cell of a searched network as a graph"),
+    View("law_fit", "emergence", ("series_value", "law_value"), "laws through a series over training, and residuals"),
+    View("written_profile", "emergence", ("formed_value", "written_attention", "written_mlp"), "who writes one value"),
     View("curves", "training", (), "one variable over training steps, a line a variant"),
     View("token_strip", "tokens", (), "tokens coloured by a number each"),
 )
