@@ -18,7 +18,7 @@ ARGS ?=
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev lab test notebooks claims build bench compile-report lint clean
+.PHONY: help setup setup-dev lab test notebooks claims build bench compile-report site lint clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -53,6 +53,9 @@ bench: setup  ## time the kernels on this machine
 
 compile-report: setup  ## compile every kernel for four GPUs, none needed; registers, spills, roofline
 	@$(BIN)/gatescope compile-report $(ARGS)
+
+site: setup-dev  ## every solved lesson, the claims and the API as pages that open offline, in site/
+	@$(BIN)/gatescope site $(ARGS)
 
 lint: setup-dev  ## ruff and mypy
 	@$(BIN)/ruff check

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from html import escape
+from typing import Literal
 
 from gatescope.errors import Refusal
 from gatescope.views.style import FAINT, FONT, INK, NOTE_SIZE, PAPER, RULE, SOFT_INK, Html
@@ -11,25 +12,30 @@ from gatescope.views.style import FAINT, FONT, INK, NOTE_SIZE, PAPER, RULE, SOFT
 from gatescope_lessons.lesson_kit import Shelf, number
 from gatescope_lessons.progress import Progress, next_lesson, progress
 
-_WIDTH, _HEIGHT, _ACROSS, _DOWN = 224, 86, 48, 12
+_WIDTH, _HEIGHT, _ACROSS, _DOWN = 224, 98, 48, 12
 _DONE, _BEGUN = "#009E73", "#E69F00"
 
 
-def course_map(shelf: Shelf | None = None, found: Sequence[Progress] | None = None) -> Html:
+def course_map(
+    shelf: Shelf | None = None, found: Sequence[Progress] | None = None, *, leads_to: Literal["ipynb", "html"] = "ipynb"
+) -> Html:
     """Cards of all lessons, left to right as they build on each other, each with a link, and where to go on.
+
+    leads_to  the learner's notebooks, or pages to read, which know of no progress
 
     Raises Refusal when a lesson names one before it that there is not, or when two wait for each other.
     """
     found = progress(shelf) if found is None else list(found)
     lessons = {number(each.folder): each for each in found if number(each.folder)}
     places = places_of({n: list(each.lesson.after) for n, each in lessons.items()})
-    goal = next_lesson(list(lessons.values()))
-    where = "You have finished every lesson." if goal is None else f"Go on here: {_name(goal)}"
+    goal = next_lesson(list(lessons.values())) if leads_to == "ipynb" else None
+    where = "" if leads_to == "html" else "You have finished every lesson."
+    where = where if goal is None else f"Go on here: {_name(goal)}"
     columns = 1 + max((column for column, _ in places.values()), default=0)
     rows = 1 + max((row for _, row in places.values()), default=0)
     width, height = columns * (_WIDTH + _ACROSS) - _ACROSS, rows * (_HEIGHT + _DOWN) - _DOWN
     arrows = "".join(_arrow(places[parent], places[n]) for n, each in lessons.items() for parent in each.lesson.after)
-    cards = "".join(_card(each, places[n], each is goal) for n, each in lessons.items())
+    cards = "".join(_card(each, places[n], each is goal, leads_to) for n, each in lessons.items())
     html = (
         f'<nav class="gs-course-map" aria-label="Map of the lessons" style="overflow-x:auto;background:{PAPER};'
         f'padding:12px;font-family:{escape(FONT)}"><div style="position:relative;width:{width}px;height:{height}px">'
@@ -38,7 +44,7 @@ def course_map(shelf: Shelf | None = None, found: Sequence[Progress] | None = No
         f'<p style="margin:12px 0 0;color:{INK};font-size:14px">{escape(where)}</p></nav>'
     )
     done = sum(each.finished for each in lessons.values())
-    return Html(html, f"Map of {len(lessons)} lessons, {done} finished. {where}")
+    return Html(html, f"Map of {len(lessons)} lessons, {done} finished. {where}".strip())
 
 
 def places_of(after: dict[int, list[int]]) -> dict[int, tuple[int, int]]:
@@ -89,19 +95,18 @@ def _arrow(start: tuple[int, int], end: tuple[int, int]) -> str:
     return f'{line}<path d="M{x1} {y1}l-7 -4v8z" fill="{FAINT}"/>'
 
 
-def _card(each: Progress, place: tuple[int, int], goal: bool) -> str:
+def _card(each: Progress, place: tuple[int, int], goal: bool, leads_to: str) -> str:
     x, y = _corner(place)
     edge = _DONE if each.finished else _BEGUN if each.begun else RULE
-    lines = [f"{each.lesson.minutes} min · {each.lesson.difficulty}", *_outcomes(each)]
+    lines = [f"{each.lesson.minutes} min · {each.lesson.difficulty}", *(_outcomes(each) if leads_to == "ipynb" else ())]
     small = "".join(f"<div>{escape(line)}</div>" for line in lines)
     border = f"border:{2 if goal else 1}px solid {INK if goal else RULE};border-left:6px solid {edge}"
     style = (
         f"position:absolute;box-sizing:border-box;left:{x}px;top:{y}px;width:{_WIDTH}px;height:{_HEIGHT}px;"
         f"padding:6px 10px;border-radius:4px;background:{PAPER};{border}"
     )
-    link = (
-        f'<a href="{escape(each.folder[1:])}.ipynb" style="font-weight:bold;font-size:14px">{escape(_name(each))}</a>'
-    )
+    bold = "display:block;font-weight:bold;font-size:14px;line-height:1.25"
+    link = f'<a href="{escape(each.folder[1:])}.{leads_to}" style="{bold}">{escape(_name(each))}</a>'
     note = f'<div style="color:{SOFT_INK};font-size:{NOTE_SIZE}px;line-height:1.35;margin-top:2px">{small}</div>'
     return f'<div class="gs-course-card" style="{style}">{link}{note}</div>'
 

@@ -16,7 +16,8 @@ from nbformat import NotebookNode
 from gatescope_lessons.glossary import linked
 from gatescope_lessons.lesson_kit import Edition, Lesson, number
 
-TAGS = frozenset({"exercise", "solution", "parameters", "hint"})
+#: ``local``: what the cell shows is about this machine, so the site leaves it out.
+TAGS = frozenset({"exercise", "solution", "parameters", "hint", "local"})
 # jupytext's own notes on blank lines and cell titles; they say nothing about the cell.
 _JUPYTEXT_KEYS = frozenset({"lines_to_next_cell", "lines_to_end_of_cell_marker", "title", "cell_depth"})
 #: Without a kernelspec JupyterLab starts no kernel.

@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
+from typing import Literal
 
 import nbformat
 from gatescope.errors import Refusal
@@ -31,7 +32,10 @@ _PAPERMILL_CELLS = {"papermill-error-cell-tag", "injected-parameters"}
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A notebook to run: where, with which parameters, within which limits (seconds)."""
+    """A notebook to run: where, with which parameters, within which limits (seconds).
+
+    widgets  what becomes of the state of widgets, some MB: "drop", or "keep" in the executed notebook
+    """
 
     name: str
     edition: Edition
@@ -42,6 +46,7 @@ class Job:
     notebook_limit: int
     threads: int = 1
     progress: bool = False
+    widgets: Literal["drop", "keep"] = "drop"
 
     @property
     def output(self) -> Path:
@@ -84,7 +89,8 @@ def run_job(job: Job, stop: Event | None = None) -> Report:
         if note["kind"] == "exercise"
     }
     failure = _crash(job, ended, executed) or _widget_error(executed) or exercise_failure(job, outcomes)
-    _strip_widget_state(job.output, executed)
+    if job.widgets == "drop":
+        _strip_widget_state(job.output, executed)
     return Report(job, seconds, failure, outcomes)
 
 

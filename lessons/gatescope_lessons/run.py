@@ -54,8 +54,9 @@ def plan(
     parameters: Mapping[str, object] | None = None,
     limits: Limits | None = None,
     workers: int = 1,
+    widgets: Literal["drop", "keep"] = "drop",
 ) -> list[Job]:
-    """The jobs of a run, each with a folder of its own under ``runs``.
+    """The jobs of a run, each with a folder of its own under ``runs``; ``widgets`` as `Job` has it.
 
     Raises Refusal for a parameter that a notebook does not have, before anything runs.
     """
@@ -72,6 +73,7 @@ def plan(
             notebook_limit=limits.notebook,
             threads=max(1, (os.cpu_count() or 1) // workers),
             progress=workers == 1 and sys.stderr.isatty(),
+            widgets=widgets,
         )
         for folder in folders
         for edition in editions

@@ -24,7 +24,7 @@ course_map()
 #
 # Not everything need be *ok*: a *note* says what works less well, *missing* what has to be mended, and how.
 
-# %%
+# %% tags=["local"]
 import pandas as pd
 from gatescope import doctor
 

@@ -53,7 +53,7 @@ export default {
       try {
         Plotly ??= await libraryOf(model);
         const figure = JSON.parse(model.get("figure"));
-        place.setAttribute("role", "img");
+        place.setAttribute("role", "figure"); // not "img": what can be focused lies inside
         place.setAttribute("aria-label", model.get("alt"));
         const pause = () => (place.data ? rest(20) : calm(3 * TICK));
         await inTurn(pause, () => Plotly.react(place, figure.data, figure.layout, { displaylogo: false }));

@@ -15,7 +15,8 @@ from gatescope.views.style import number
 MAX_ROWS = 400
 _ID = re.compile(r'(\bid="|href="#|url\(#)')
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
-_STYLE = """
+#: The look of every page, light and dark.
+STYLE = """
 :root{color-scheme:light dark;--ink:#1a1a1a;--soft:#4d4d4d;--paper:#fff;--card:#f6f6f4;--rule:#d9d9d9;--mark:#b34700;
 --link:#00528a}
 @media (prefers-color-scheme:dark){:root{--ink:#ececec;--soft:#b5b5b5;--paper:#161616;--card:#222;--rule:#444;
@@ -57,7 +58,7 @@ def page(title: str, intro: Sequence[str], sections: Sequence[tuple[str, str, st
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
-        f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body><main>"
+        f"<title>{escape(title)}</title><style>{STYLE}</style></head><body><main>"
         f'<h1>{escape(title)}</h1>{lines}<nav aria-label="Contents"><ul>{links}</ul></nav>{body}</main></body></html>\n'
     )
 

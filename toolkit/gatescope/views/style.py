@@ -85,7 +85,9 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     cell = f"padding:3px 16px 3px 0;border-bottom:1px solid {RULE};text-align:right;white-space:pre;color:{INK}"
 
     def row(tag: str, texts: Sequence[str]) -> str:
-        cells = (f'<{tag} style="{cell};background:{PAPER}">{escape(text)}</{tag}>' for text in texts)
+        # A head that says nothing is none.
+        tags = ((tag if text else "td", text) for text in texts)
+        cells = (f'<{one} style="{cell};background:{PAPER}">{escape(text)}</{one}>' for one, text in tags)
         return f"<tr>{''.join(cells)}</tr>"
 
     body = row("th", heads) + "".join(row("td", texts) for texts in rows)

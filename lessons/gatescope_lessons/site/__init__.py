@@ -1,0 +1,1 @@
+"""The lessons as a site to read without running anything: `gatescope site`."""
