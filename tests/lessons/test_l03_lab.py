@@ -170,6 +170,15 @@ def test_every_metric_has_a_claim() -> None:
     assert {claim.terms.metric for claim in CLAIMS.values()} == set(lab.METRICS)
 
 
+def test_curves_of_a_run_are_its_layers_over_its_steps() -> None:
+    from gatescope.views import curves_frame
+
+    frame = curves_frame(lab.layer_curves(planted(), "2 layers", 1), "massive_ratio")
+    assert frame["variant"].unique().tolist() == ["layer 0", "layer 1"]
+    assert frame["step"].max() == 288
+    assert frame["massive_ratio"].max() == pytest.approx(10 * 1.001)
+
+
 def test_the_table_of_the_search_says_what_was_reached() -> None:
     found = lab.search_table(planted())
     assert list(found.index) == list(runs.ARMS)

@@ -16,13 +16,12 @@ from gatescope.emergence import (
     FEATURES,
     MODULATED,
     architecture_features,
-    modulated_logarithm,
     predict_left_out,
     r_squared,
 )
 from gatescope.models.smollm2 import load_smollm2
 
-from gatescope_lessons.l03_massive_activations.fitted import PARAMETERS, summarised
+from gatescope_lessons.l03_massive_activations.fitted import summarised
 from gatescope_lessons.l03_massive_activations.formed import SETTINGS, measure_texts
 from gatescope_lessons.l03_massive_activations.runs import ARCHITECTURES, ARMS, BASE, record_run
 
@@ -105,16 +104,10 @@ def layer_curves(record: xr.Dataset, variant: str, seed: int) -> xr.Dataset:
     """The ratio of every layer over steps, as ``variant`` of a record that views.curves draws."""
     own = record.sel(variant=variant, seed=seed).massive_ratio.sel(layer=layers_of(variant))
     steps = record.recorded_step.sel(variant=variant, seed=seed).values
-    known = own.assign_coords(point=steps).rename(point="step", layer="variant").dropna("step")
-    drawn = known.assign_coords(variant=[f"layer {layer}" for layer in layers_of(variant)]).drop_vars("seed")
+    named = own.drop_vars(["variant", "seed"]).assign_coords(point=steps).rename(point="step", layer="variant")
+    names = [f"layer {layer}" for layer in layers_of(variant)]
+    drawn = named.dropna("step").transpose("variant", "step").assign_coords(variant=names)
     return drawn.to_dataset(name="massive_ratio").assign_attrs(record.attrs)
-
-
-def fitted_curve(record: xr.Dataset, variant: str, seed: int, layer: int) -> np.ndarray:
-    """The law, as fitted in the record, at the steps of a series."""
-    steps, _ = series(record, variant, seed, layer)
-    values = record.law_parameter.sel(variant=variant, seed=seed, layer=layer).values
-    return modulated_logarithm(steps, **dict(zip(PARAMETERS, map(float, values), strict=True)))
 
 
 def _each(record: xr.Dataset, number: Callable[[xr.Dataset, str], float], arms: Sequence[str]) -> np.ndarray:

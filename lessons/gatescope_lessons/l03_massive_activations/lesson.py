@@ -123,15 +123,15 @@ sooner.reveal(answer, f"With γ = 0.05 and t₀ = 0.7 it moves from step {at[0]:
 # not turned yet, $K$ is *open*: a logarithm that is cut off says nothing about where it would have settled. Go to the
 # ends of $\lambda$: at $10^{-9}$ the law is a logarithm, at 30 it has turned before training begins.
 #
-# All of this was recorded. Here is a run of your own, trained now: 96 steps of the base. Change the seed or the arm,
-# and give it 288 steps if you have the time.
+# All of this was recorded. Here is a run of your own, trained now: 96 steps with tied embeddings. Change the seed or
+# the way, and give it 288 steps if you have the time.
 
 # %%
-own = record_run(ARMS[BASE], seed=7, steps=96)
+own = record_run(ARMS["tied embeddings"], seed=7, steps=96)
 own_steps, own_ratios = own.step.values, own.massive_ratio.isel(layer=-1).values
 fit = fit_law(own_steps, own_ratios)
 shown = live.drawn_laws(own_steps, own_ratios, {MODULATED: fit.predict(own_steps)})
-views.law_fit(shown.assign_attrs(note="last layer of the base, seed 7, trained now"))
+views.law_fit(shown.assign_attrs(note="tied embeddings, last layer, seed 7, trained now"))
 
 # %% [markdown]
 # ## Exercise 2: the turning point

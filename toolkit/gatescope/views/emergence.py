@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -45,7 +46,7 @@ def law_fit(ds: xr.Dataset) -> Still:
             colour = STRONG if len(groups) == 1 else category(place)
             above.plot(own["step"], own["law_value"], color=colour, lw=2, label=str(law))
             below.plot(own["step"], own["residual"], "o-", color=colour, ms=3, lw=0.8)
-        above.set(ylabel=quantity(ds["series_value"]))
+        above.set(ylabel=textwrap.fill(quantity(ds["series_value"]), 20))
         below.set(xlabel=axis_label("step"), ylabel="measured less law")
         figure.legend(loc="outside lower center", ncols=4)
     return figure
