@@ -13,7 +13,7 @@ import bootstrap
 import lab_launch
 import pytest
 from learner_copies import Copied
-from setup_steps import Place
+from setup_steps import Place, SetupError
 
 
 @pytest.mark.parametrize("version", [(3, 8, 10), (3, 10, 0), (3, 15, 0)])
@@ -48,6 +48,31 @@ def test_lab_arguments_come_last_and_in_order(tmp_path: Path) -> None:
     assert not any("token" in word.lower() for word in command), "jupyter makes the token itself"
     (tmp_path / "work" / "00_start.ipynb").touch()
     assert "--LabApp.default_url=/lab/tree/00_start.ipynb" in lab_launch.lab_command(place, [])
+
+
+OPEN = ("--ip=0.0.0.0", "--IdentityProvider.token=")
+
+
+@pytest.mark.parametrize(
+    ("words", "env", "refused"),
+    [
+        ((), {}, False),
+        (("--IdentityProvider.token=''",), {}, False),  # on loopback
+        (("--ip=0.0.0.0",), {}, False),  # jupyter makes a token
+        (OPEN, {}, True),
+        (("--ip", "0.0.0.0", "--ServerApp.token=''"), {}, True),
+        (("--ServerApp.ip=::", "--ServerApp.token", ""), {}, True),
+        (("--ip=0.0.0.0",), {"JUPYTER_TOKEN": ""}, True),
+        (("--ip=0.0.0.0",), {"JUPYTER_TOKEN": "a secret"}, False),
+        ((*OPEN, "--PasswordIdentityProvider.hashed_password=argon2:x"), {}, False),
+    ],
+)
+def test_a_server_that_others_reach_keeps_its_token(words, env, refused) -> None:
+    if not refused:
+        lab_launch.refuse_open_server(words, env)
+        return
+    with pytest.raises(SetupError, match="token or a password for a server that listens on"):
+        lab_launch.refuse_open_server(words, env)
 
 
 def test_an_offered_update_is_said() -> None:
