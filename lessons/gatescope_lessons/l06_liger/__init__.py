@@ -10,6 +10,7 @@ LESSON = Lesson(
         "You know softmax attention: queries, keys, values, a causal mask.",
         "You have done lesson 05, or know linear attention as a state that forgets.",
     ),
+    after=(5,),
     objectives=(
         "read the weights of softmax attention as a gated recurrence, without a new parameter",
         "say what a cache and what a state carry after T tokens, and where they cross",

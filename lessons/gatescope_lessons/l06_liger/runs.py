@@ -1,4 +1,4 @@
-"""What lesson 06 converts and repairs: two small softmax models, read in six ways, and adapters that learn on them."""
+"""What lesson 06 converts and repairs: two small softmax models, read in five ways, and adapters that learn on them."""
 
 from __future__ import annotations
 
@@ -42,7 +42,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "window": {"mix": 0.0},
     "ungated": {"decay": "none"},
     "fixed": {"decay": "fixed"},
-    "mean": {"denominator": "sum"},
 }
 
 
