@@ -48,7 +48,7 @@ def mixture(answer: Callable[..., Any]) -> str | None:
         "p depends on all alphas: dp_o / dalpha_k = p_o (1[o = k] - p_k).",
         "s = (upstream * outputs).flatten(1).sum(1); return p * (s - (p * s).sum())",
     ),
-    afterword="An operation is paid for what it does better than the mixture. With weights read sparse it is paid for that.",
+    afterword="An operation is paid for what it does better than the mixture, with the weights that are read now.",
 )
 def alpha_gradient(answer: Callable[..., Any]) -> str | None:
     """The gradient of the loss by alpha."""

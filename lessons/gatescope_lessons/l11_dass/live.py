@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -23,10 +25,11 @@ from gatescope_lessons.l11_dass.arms import (
 )
 from gatescope_lessons.l11_dass.lab import edge_labels, one_hot
 
+R = TypeVar("R")
 #: Shares that a slider lets be read as 0.
 SPARSITIES = (0.0, 0.5, 0.8, 0.9, 0.95, 0.97, 0.99, 0.995, 0.999)
-#: A third of the record's search, a third of its training.
-SHORT = Budget(search=40, dense=10, train=70, tune=30)
+#: Less than half of the record's search, half of its training.
+SHORT = Budget(search=30, dense=8, train=75, tune=35)
 
 _WEIGHT = ("1", "weight of an operation", "softmax(alpha) of an edge", "Liu et al. 2018 (arXiv 1806.09055)")
 _UNIFORM = "uniform: 1 / number of operations"
@@ -93,7 +96,7 @@ def search_now(sparsity: float, seed: int = 0) -> Outcome:
     search. A few seconds; a sparsity that was searched for before is at hand."""
     sparse, dense = _short_search(sparsity, seed), _short_search(0.0, seed)
     (accuracy, left), (dense_accuracy, dense_left) = (
-        _alone(lambda found=one.architecture: _finished(found, sparsity, seed)) for one in (sparse, dense)
+        _alone(partial(_finished, one.architecture, sparsity, seed)) for one in (sparse, dense)
     )
     note = f"search of {SHORT.search} steps at {sparsity:.1%} sparsity, seed {seed}"
     record = cell_record(sparse.supernet.operation_weights, sparse.architecture, note)
@@ -107,7 +110,7 @@ def _finished(architecture: Architecture, sparsity: float, seed: int) -> tuple[f
     return held_out_accuracy(network), weights_left(network)
 
 
-def _alone(compute):  # type: ignore[no-untyped-def]
+def _alone(compute: Callable[[], R]) -> R:
     """``compute()`` on one thread: the operations are too small for two."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -78,11 +78,7 @@ class SparsePanel(Panel):
 
     def __init__(self, **settings: Any) -> None:
         super().__init__({"sparsity": _sparsity(0.9, "Weights cut"), "seed": _seed()})
-        self._held = True
-        for name, value in settings.items():
-            self._set(name, value)
-        self._held = False
-        self.refresh()
+        self.apply(**settings)
         self._defaults = self.state
 
     def draw(self, state: Mapping[str, Any]) -> dict[str, Drawing]:
