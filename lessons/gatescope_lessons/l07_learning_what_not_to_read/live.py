@@ -55,7 +55,7 @@ class Cached:
         """The share of heads that hold each token, of one layer or of all, with the tokens' texts."""
         own = self.kept if layer is None else self.kept[layer : layer + 1]
         where = "all layers" if layer is None else f"layer {layer}"
-        made = records.new({"kept": _KEPT.variable(own.flatten(0, 1).mean(0).numpy(), note=where)})
+        made = records.new({"kept": _KEPT.variable(own.double().flatten(0, 1).mean(0).numpy(), note=where)})
         return made.assign_coords(piece=("token", pieces))
 
 
@@ -114,7 +114,7 @@ class Reading:
         """What the blocks of one head are worth, and which of them were read."""
         note = f"layer {layer}, head {head}, blocks of {BLOCK} tokens"
         variables = {
-            "block_attention": _WORTH.variable(self.worth[layer, head].numpy(), note=note),
-            "block_read": _READ.variable(masked.read[layer, head].numpy()),
+            "block_attention": _WORTH.variable(self.worth[layer, head].double().numpy(), note=note),
+            "block_read": _READ.variable(masked.read[layer, head].double().numpy()),
         }
         return records.new(variables, T=self.tokens.shape[1])

@@ -119,7 +119,8 @@ class BlocksPanel(_ReadingPanel):
 
 
 def _losses(full: np.ndarray, now: np.ndarray) -> pd.DataFrame:
-    return pd.DataFrame({"part": texts.PARTS, "all keys": full, "now": now, "lost": now - full})
+    columns = {"all keys": full, "now": now, "lost": now - full}
+    return pd.DataFrame({"part": texts.PARTS, **{name: values.astype(float) for name, values in columns.items()}})
 
 
 def _card(title: str, notes: Sequence[str], frame: pd.DataFrame, css_class: str) -> Html:

@@ -38,7 +38,8 @@ def returning(tokenizer: Tokenizer, name: str, scale: int = 1) -> Int[Tensor, "1
 
     Raises Refusal for a text that is too short.
     """
-    after = NAMES[(NAMES.index(name) + 1) % len(NAMES)]
+    among = NAMES if scale == 1 else LONG
+    after = among[(among.index(name) + 1) % len(among)]
     own, other = (tokenizer.encode(TEXTS[one].text) for one in (name, after))
     if own.shape[1] < scale * PASSAGE or other.shape[1] < scale * BETWEEN:
         got = f"{own.shape[1]} of {name} and {other.shape[1]} of {after}"

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from gatescope.views.still import Still
 
 _DIMS = ("query_block", "key_block")
+#: The share of blocks that are told apart by their colour; those above it have the brightest.
+_BRIGHTEST = 0.95
 
 
 def block_map_frame(ds: xr.Dataset) -> pd.DataFrame:
@@ -42,16 +44,18 @@ def block_map(ds: xr.Dataset) -> Still:
     data, read = (ds[name].transpose(*_DIMS) for name in ("block_attention", "block_read"))
     rows = xr.DataArray(range(data.sizes["query_block"]), dims="query_block")
     seen = xr.DataArray(range(data.sizes["key_block"]), dims="key_block") <= rows
-    held = frame.loc[frame["block_read"] == 1, "block_attention"].sum() / frame["block_attention"].sum()
-    share = frame["block_read"].mean()
+    held = float(frame.loc[frame["block_read"] == 1, "block_attention"].sum() / frame["block_attention"].sum())
+    share = float(frame["block_read"].mean())
     title = f"{number(100 * share)} % of the visible blocks are read; they hold {number(100 * held)} % of what there is"
     notes = ["colour: read; grey, the darker the more: not read; white: the future", *context(ds, "block_attention")]
-    largest = float(frame["block_attention"].max()) or 1.0
+    # The first block of a head with a sink would leave all others in the darkest colour.
+    worth = frame["block_attention"]
+    largest = float(worth.quantile(_BRIGHTEST)) or float(worth.max()) or 1.0
     with still(title, notes, height=4.8) as (figure, axes):
         draw_map(axes, data.where(seen & (read == 0)), 0.0, largest, "Greys")
         picture = draw_map(axes, data.where(seen & (read == 1)), 0.0, largest, SEQUENTIAL)
         axes.invert_yaxis()
-        figure.colorbar(picture, ax=axes, label=quantity(data), shrink=0.9, pad=0.01)
+        figure.colorbar(picture, ax=axes, label=quantity(data), shrink=0.9, pad=0.01, extend="max")
         axes.set(xlabel=axis_label("key_block"), ylabel=axis_label("query_block"))
         for axis in (axes.xaxis, axes.yaxis):
             whole_axis(axis)
