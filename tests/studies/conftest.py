@@ -8,25 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from gatescope.studies import Metric, Store, Study
+from gatescope.studies import Store, Study
 
-HERE = Path(__file__).parent
-#: `toy_points` by its name, here and in the processes that a run starts.
-sys.path.insert(0, str(HERE))
-
-TOY = Study(
-    name="toy",
-    title="A toy",
-    point="toy_points:measure",
-    code=("toy_points",),
-    grids=({"kind": ("plain", "gated"), "seed": (0, 1, 2)},),
-    control={"kind": "plain"},
-    match=("rate",),
-    metrics=(
-        Metric(name="loss", variable="loss"),
-        Metric(name="first", variable="first_attention", over={"layer": "max", "head": "max"}),
-    ),
-)
+# `toy_points` by its name, here and in the processes that a run starts.
+sys.path.insert(0, str(Path(__file__).parent))
+from toy_study import TOY
 
 
 @pytest.fixture

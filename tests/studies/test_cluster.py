@@ -14,7 +14,6 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import HERE
 from gatescope.errors import Refusal
 from gatescope.studies import expand
 from gatescope.studies.engine import run
@@ -28,7 +27,10 @@ def cluster(require: Callable[..., None], tmp_path: Path) -> Iterator[tuple[str,
     """The address of a scheduler, and it and its two workers as processes."""
     require("distributed")
     note = tmp_path / "scheduler.json"
-    environment = os.environ | {"PYTHONPATH": str(HERE), "TOY_POINTS_LOG": str(tmp_path / "started.log")}
+    environment = os.environ | {
+        "PYTHONPATH": str(Path(__file__).parent),
+        "TOY_POINTS_LOG": str(tmp_path / "started.log"),
+    }
     commands = [["scheduler", "--host", "127.0.0.1", "--port", "0", *QUIET]] + 2 * [
         ["worker", "--nthreads", "1", "--no-nanny", "--local-directory", str(tmp_path), *QUIET]
     ]

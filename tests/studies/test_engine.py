@@ -168,7 +168,7 @@ def test_a_killed_run_loses_no_finished_point_and_leaves_no_process(toy, store, 
     code = f"""
 import sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
-from conftest import TOY
+from toy_study import TOY
 from gatescope.studies import Store, expand
 from gatescope.studies.engine import run
 from gatescope.studies.executors import local

@@ -11,7 +11,7 @@ from gatescope.studies import Metric, engine, expand
 from gatescope.studies import export as exporting
 from gatescope.studies.effects import effects
 from gatescope.studies.export import export
-from gatescope.studies.gather import gather, reduced, table
+from gatescope.studies.gather import by_variant, gather, metrics, reduced, table
 from gatescope.studies.showing import shown
 from test_engine import threads
 
@@ -87,6 +87,23 @@ def test_a_metric_that_no_point_has_yet_is_said_and_the_rest_is_shown(toy, measu
     text = "\n".join(shown(grid, frame))
     assert "no point here has a variable 'gate_mean'" in text
     assert "loss: loss" in text
+
+
+def test_metrics_are_a_record_by_point_and_by_variant(toy, store, measured):
+    measured(expand(toy(), only=["kind=gated"]))
+    measured(expand(toy(), only=["seed=0,1"]))
+    grid = expand(toy())
+    found = metrics(grid, gather(grid, store))
+    check(found)
+    assert found["first"].attrs["long_name"] == "first-token attention, max over layer, max over head"
+    assert found.variant.values.tolist() == ["kind=plain", "kind=gated"] * 2 + ["kind=gated"]
+    wide = by_variant(grid, found)
+    check(wide)
+    assert wide.loss.dims == ("variant", "seed")
+    assert wide.variant.values.tolist() == ["kind=plain", "kind=gated"]
+    assert np.isnan(wide.loss.sel(variant="kind=plain", seed=2))
+    one = store.record(grid.points[1].address)
+    assert float(wide.loss.sel(variant="kind=gated", seed=0)) == float(one.loss)
 
 
 def test_effects_are_paired_and_corrected(toy, measured):

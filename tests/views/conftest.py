@@ -282,13 +282,32 @@ def emerging() -> xr.Dataset:
 
 
 @pytest.fixture
-def drawn(record, history, losses, runs, strip, two, falling, mixture, memory, masked, cell, blocks, emerging):
+def grid_points() -> xr.Dataset:
+    """Six points of a grid; the gate after attention has least of it, one point has none."""
+    values = np.array([0.7, 0.1, 0.4, 0.6, 0.2, np.nan])
+    return xr.Dataset(
+        {"first_attention": _described("point", values, "first-token attention")},
+        coords={
+            "point": list("abcdef"),
+            "position": ("point", ["none", "sdpa", "value"] * 2),
+            "lr": ("point", [2e-3] * 3 + [1e-2] * 3),
+            "steps": ("point", [1000] * 6),
+        },
+        attrs={"T": 1},
+    )
+
+
+@pytest.fixture
+def drawn(
+    record, history, losses, runs, strip, two, falling, mixture, memory, masked, cell, blocks, emerging, grid_points
+):
     """View name -> the dataset and the further arguments it is drawn from here."""
     own = {
         "loss_bars": (losses, ()),
         "variant_strip": (runs, ("first_attention",)),
         "curves": (runs, ("loss",)),
         **dict.fromkeys(("retrieval_gallery", "state_weights", "mode_bars"), (memory, ())),
+        "parallel_points": (grid_points, ("first_attention",)),
         "sweep_lines": (memory, ("state_share", "x")),
         "mask_map": (masked, ()),
         "block_map": (blocks, ()),

@@ -22,6 +22,7 @@ PANELS: dict[str, tuple[str, str]] = {
     "gate_blend": ("blending", "a trained gate, blended from off to what it learned"),
     "train_live": ("training", "a training run that can be watched, stopped and resumed"),
     "compare": ("comparing", "one metric over the variants of a record"),
+    "study": ("studying", "the points of a study over its axes, every variant beside its control"),
     "compare_records": ("pairing", "two records on one variable, with their difference"),
 }
 

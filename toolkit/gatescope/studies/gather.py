@@ -62,6 +62,43 @@ def table(grid: Grid, record: xr.Dataset) -> pd.DataFrame:
     return frame
 
 
+def metrics(grid: Grid, record: xr.Dataset) -> xr.Dataset:
+    """The metrics of a study that its points have, as a record along ``point``, each with its definition; coordinates
+    are the fields of the config but the replicate, the replicate, and ``variant``, a config in words.
+
+    Raises Refusal for dimensions that a metric does not reduce.
+    """
+    frame = table(grid, record)
+    found = {}
+    for metric in grid.study.metrics:
+        if metric.variable in record:
+            about = dict(record[metric.variable].attrs)
+            over = ", ".join(f"{rule} over {dim}" for dim, rule in metric.over.items())
+            about["long_name"] = f"{about['long_name']}{', ' + over if over else ''}"
+            found[metric.name] = ("point", frame[metric.name].to_numpy(dtype=float), about)
+    configs = {point.address: dict(point.config) for point in grid.points}
+    replicate = grid.study.replicate
+    words = []
+    for address in frame["address"]:
+        rest = {key: value for key, value in configs[address].items() if key != replicate}
+        words.append(grid.label(rest))
+    fields = {name: ("point", frame[name].to_numpy()) for name in configs[frame["address"].iloc[0]] if name in frame}
+    labels = {"point": record.point.values, "variant": ("point", np.array(words, dtype=str)), **fields}
+    shared = {
+        key: record.attrs[key] for key in ("T", "n_samples", "n_tokens", "gatescope_schema") if key in record.attrs
+    }
+    return xr.Dataset(found, coords=labels, attrs=shared)
+
+
+def by_variant(grid: Grid, found: xr.Dataset) -> xr.Dataset:
+    """`metrics` along ``variant`` and the replicate, NaN where a replicate is missing."""
+    replicate = grid.study.replicate
+    order = list(dict.fromkeys(found.variant.values.tolist()))
+    bare = found.drop_vars([name for name in found.coords if name not in ("point", "variant", replicate)])
+    wide = bare.set_index(point=["variant", replicate]).unstack("point").reindex(variant=order)
+    return wide.assign_attrs(found.attrs)
+
+
 def reduced(metric: Metric, record: xr.Dataset) -> xr.DataArray:
     """The metric's variable with its dimensions reduced, one number a point.
 
@@ -96,4 +133,4 @@ def _column(values: Sequence[Any]) -> np.ndarray:
     return np.array(words, dtype=str)
 
 
-__all__ = ["gather", "reduced", "table"]
+__all__ = ["by_variant", "gather", "metrics", "reduced", "table"]

@@ -109,6 +109,7 @@ _TABLE = (
     View("cell_graph", "cells", ("operation_weight", "operation_chosen"), "the cell of a searched network as a graph"),
     View("law_fit", "emergence", ("series_value", "law_value"), "laws through a series over training, and residuals"),
     View("written_profile", "emergence", ("formed_value", "written_attention", "written_mlp"), "who writes one value"),
+    View("parallel_points", "parallel", (), "points of a grid as lines over its axes, coloured by a metric"),
     View("curves", "training", (), "one variable over training steps, a line a variant"),
     View("token_strip", "tokens", (), "tokens coloured by a number each"),
 )
