@@ -20,19 +20,21 @@ from gatescope_lessons.course_map import course_map
 from gatescope_lessons.lesson_kit import Shelf, number, own_shelf
 from gatescope_lessons.progress import progress
 from gatescope_lessons.site.pages import PLOTLY, Link, document, document_main, notebook_main
+from gatescope_lessons.teaching import handbook
 
 #: Documents of the repository that have a page of their own: file, address, words in the bar.
 DOCUMENTS = (
     ("docs/systems.md", "systems.html", "Systems"),
     ("docs/families.md", "families.html", "Models"),
     ("docs/costs.md", "costs.html", "Costs"),
+    ("docs/hosting.md", "hosting.html", "Hosting"),
 )
 _API = "api/gatescope.html"
 
 
 def bar(api: bool) -> list[Link]:
     """What every page links to."""
-    own = [Link("index.html", "Gatescope"), Link("claims.html", "Claims")]
+    own = [Link("index.html", "Gatescope"), Link("claims.html", "Claims"), Link("teachers.html", "For teachers")]
     return own + [Link(href, text) for _, href, text in DOCUMENTS] + ([Link(_API, "API")] if api else [])
 
 
@@ -50,6 +52,7 @@ def write_site(out: Path, shelf: Shelf, executed: Mapping[str, NotebookNode], *,
         pages[address] = document(title, links, main, here=address, scripts=[PLOTLY] if plots else [])
     pages["index.html"] = document("Gatescope", links, _front(shelf), here="index.html")
     pages["claims.html"] = document("Claims and verdicts", links, document_main(_claims()), here="claims.html")
+    pages["teachers.html"] = document("For teachers", links, document_main(handbook(shelf)), here="teachers.html")
     for file, address, text in DOCUMENTS:
         markdown = (repo_root() / file).read_text(encoding="utf-8")
         pages[address] = document(text, links, document_main(markdown), here=address)

@@ -45,8 +45,9 @@ def heading_id(text: str) -> str:
 
 def mathml(latex: str, display: str) -> str:
     """A formula as MathML; what cannot be converted is shown as it is written."""
+    known = latex.strip().replace(r"\arg", r"\operatorname{arg}")  # the one command of ours that it does not know
     try:
-        return str(latex2mathml.converter.convert(latex.strip(), display=display))
+        return str(latex2mathml.converter.convert(known, display=display))
     except Exception:  # the converter raises whatever its parser meets
         return f"<code>{escape(latex.strip())}</code>"
 
