@@ -33,10 +33,17 @@ class Operation:
 
 
 def convolution(
-    inputs: int, outputs: int, size: int, generator: torch.Generator | None, *, groups: int = 1
+    inputs: int,
+    outputs: int,
+    size: int,
+    generator: torch.Generator | None,
+    *,
+    groups: int = 1,
+    dilation: int = 1,
 ) -> nn.Conv2d:
     """A convolution without bias that keeps the size of an image; He et al. 2015: W ~ N(0, 2 / fan-in)."""
-    layer = nn.utils.skip_init(nn.Conv2d, inputs, outputs, size, padding=size // 2, groups=groups, bias=False)
+    around = {"padding": dilation * (size // 2), "dilation": dilation, "groups": groups}
+    layer = nn.utils.skip_init(nn.Conv2d, inputs, outputs, size, bias=False, **around)
     nn.init.normal_(layer.weight, std=math.sqrt(2 / (inputs // groups * size**2)), generator=generator)
     return layer
 
@@ -46,9 +53,9 @@ def norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(1, channels, affine=False)
 
 
-def _conv(size: int) -> Callable[[int, torch.Generator | None], nn.Module]:
+def _conv(size: int, dilation: int = 1) -> Callable[[int, torch.Generator | None], nn.Module]:
     return lambda channels, generator: nn.Sequential(
-        nn.ReLU(), convolution(channels, channels, size, generator), norm(channels)
+        nn.ReLU(), convolution(channels, channels, size, generator, dilation=dilation), norm(channels)
     )
 
 
@@ -73,7 +80,7 @@ _TABLE = (
     Operation("conv 1x1", _conv(1), lambda c: c**2, "a linear map of every pixel"),
     Operation("separable 3x3", _separable, lambda c: 9 * c + c**2, "3 x 3 pixels of each channel, then a linear map"),
     Operation("conv 3x3", _conv(3), lambda c: 9 * c**2, "a convolution over 3 x 3 pixels"),
-    Operation("conv 5x5", _conv(5), lambda c: 25 * c**2, "a convolution over 5 x 5 pixels"),
+    Operation("dilated 3x3", _conv(3, 2), lambda c: 9 * c**2, "a convolution over 9 of 5 x 5 pixels"),
 )
 #: Name -> Operation.
 OPERATIONS: dict[str, Operation] = {operation.name: operation for operation in _TABLE}
