@@ -15,6 +15,7 @@ DOCS = (
     "DECISIONS.md",
     "CHANGELOG.md",
     "docs/systems.md",
+    "docs/studies.md",
     "kernels/gatescope_kernels/README.md",
 )
 

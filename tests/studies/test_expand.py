@@ -43,6 +43,10 @@ def written(tmp_path: Path, text: str) -> Path:
     return path
 
 
+def test_processes_are_read(tmp_path):
+    assert load(written(tmp_path, "processes = 4\n" + FILE)).processes == 4
+
+
 def test_a_file_is_a_union_of_products(tmp_path):
     study = load(written(tmp_path, FILE))
     assert study.grids == ({"seed": (0, 1), "kind": ("plain", "gated")}, {"seed": (0, 1, 2), "kind": ("wide",)})

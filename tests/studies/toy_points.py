@@ -62,3 +62,15 @@ def measure(config: Toy) -> xr.Dataset:
 def measure_curve(config: Toy) -> xr.Dataset:
     """Three steps of it."""
     return records.concat([measure(config) for _ in range(3)], "step", [0, 5, 10])
+
+
+def measure_together(config: Toy) -> xr.Dataset:
+    """A loss of 10 times the processes plus the sum of their ranks, on every rank; rank 1 fails at the act "raise"."""
+    import torch
+    from torch import distributed
+
+    total = torch.tensor(10.0 + distributed.get_rank())
+    distributed.all_reduce(total)
+    if config.act == "raise" and distributed.get_rank() == 1:
+        raise ZeroDivisionError("rank 1 divides by zero")
+    return records.new({"loss": LOSS.variable(float(total) + 100 * distributed.get_rank())})

@@ -70,8 +70,11 @@ class _Cluster(Executor):
         return self._client.status in ("running", "connecting")
 
     def workers(self) -> int:
-        """How many there are now."""
-        return len(self._client.scheduler_info(n_workers=-1)["workers"])
+        """How many there are now; one when the scheduler does not say, which `alive` will notice."""
+        try:
+            return len(self._client.scheduler_info(n_workers=-1)["workers"])
+        except (OSError, TimeoutError):
+            return 1
 
 
 def _cluster(executor: Executor) -> _Cluster:

@@ -137,7 +137,7 @@ class _Run:
 
     def _begin(self, point: Point, held: ExitStack) -> None:
         study = self.grid.study
-        task = Task(study.point, dict(point.config), study.code, self.grid.versions.code)
+        task = Task(study.point, dict(point.config), study.code, self.grid.versions.code, study.processes)
         try:
             future = self._opened().submit(run_point, task)
         except BrokenExecutor:  # broke between two points; nothing was lost

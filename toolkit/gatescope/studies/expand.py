@@ -98,6 +98,8 @@ def expand(study: Study, overrides: Sequence[str] = (), only: Sequence[str] = ()
     for axes in (*grids, kept):
         _check_values(where, config_class, axes)
     versions = Versions(code_version(study.code), data_version(study.data))
+    # Sums over more processes round otherwise.
+    function = study.point if study.processes == 1 else f"{study.point} in {study.processes} processes"
     points: dict[str, Point] = {}
     impossible: dict[str, Impossible] = {}
     for chosen in (chosen for axes in grids for chosen in _product(axes)):
@@ -108,7 +110,7 @@ def expand(study: Study, overrides: Sequence[str] = (), only: Sequence[str] = ()
                 impossible.setdefault(repr(sorted(chosen.items())), Impossible(chosen, str(error)))
             continue
         if _passes(config, kept):
-            point = Point(config, address(study.point, config, versions))
+            point = Point(config, address(function, config, versions))
             points.setdefault(point.address, point)
     if not points and not impossible:
         raise Refusal(where, "at least one point", "none left", "loosen --only")

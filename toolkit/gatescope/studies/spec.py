@@ -60,8 +60,9 @@ class Study:
     match      axes on which a point and its control agree, beside the replicate
     metrics    what is compared
     data       files of data/ that points read; their digests are part of the address
+    processes  that measure one point together, as torchrun starts them
 
-    Raises Refusal for a study without a grid, without metrics, or without replicates on a grid.
+    Raises Refusal for a study without a grid, without metrics, without replicates on a grid, or without a process.
     """
 
     name: str
@@ -74,12 +75,15 @@ class Study:
     control: Mapping[str, Value] = field(default_factory=dict)
     match: tuple[str, ...] = ()
     data: tuple[str, ...] = ()
+    processes: int = 1
 
     def __post_init__(self) -> None:
         where = f"study {self.name}"
         for name, held in (("[[grid]]", self.grids), ("[[metric]]", self.metrics), ("code", self.code)):
             if not held:
                 raise Refusal(where, f"at least one {name}", "none", "write one")
+        if self.processes < 1:
+            raise Refusal(where, "processes of 1 or more", str(self.processes), "leave it out for one")
         if any(self.replicate not in axes for axes in self.grids):
             got = f"a grid of {', '.join(next(axes for axes in self.grids if self.replicate not in axes))}"
             raise Refusal(where, f"the axis {self.replicate!r} on every grid", got, "put it under [axes]")
@@ -125,7 +129,7 @@ def refuse_unknown(operator: str, what: str, given: Iterable[str], known: Collec
 
 def _study(name: str, found: dict[str, Any]) -> Study:
     where = f"study {name}"
-    allowed = ("title", "point", "code", "data", "replicate", "control", "match", "axes", "grid", "metric")
+    allowed = ("title", "point", "code", "data", "replicate", "control", "match", "processes", "axes", "grid", "metric")
     refuse_unknown(where, "keys", found, allowed)
     lacking = [key for key in ("title", "point", "code", "grid", "metric") if key not in found]
     if lacking:
@@ -140,6 +144,7 @@ def _study(name: str, found: dict[str, Any]) -> Study:
         replicate=found.get("replicate", "seed"),
         control=found.get("control", {}),
         match=tuple(found.get("match", ())),
+        processes=found.get("processes", 1),
         grids=tuple(
             {
                 axis: tuple(values if isinstance(values, list) else [values])

@@ -16,6 +16,7 @@ from gatescope import specs
 from gatescope.errors import Refusal
 from gatescope.studies.address import code_version
 from gatescope.studies.expand import resolve
+from gatescope.studies.launched import measure_together
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -26,12 +27,14 @@ _ONE = threading.Lock()
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What a worker is sent: the function, the config as plain values, and the code it must have."""
+    """What a worker is sent: the function, the config as plain values, the code it must have, and over how many
+    processes it is measured."""
 
     point: str
     config: Mapping[str, Any]
     code: tuple[str, ...]
     version: str
+    processes: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +72,7 @@ def _measured(task: Task) -> xr.Dataset:
     if here != task.version:
         step = "bring every worker to the same checkout (git pull there) and start it again"
         raise Refusal("study worker", f"code version {task.version}", here, step)
-    function, config = resolve(task.point)
-    one_thread()  # resolving may have imported torch
-    record = function(specs.from_dict(config, task.config))
+    record = _alone(task) if task.processes == 1 else measure_together(task.point, task.config, task.processes)
     import xarray as xr
 
     from gatescope.records.schema import check
@@ -79,6 +80,12 @@ def _measured(task: Task) -> xr.Dataset:
     if not isinstance(record, xr.Dataset):
         raise Refusal(task.point, "a record (xarray Dataset)", type(record).__name__, "return what records.new makes")
     return check(record, task.point).load()
+
+
+def _alone(task: Task) -> xr.Dataset:
+    function, config = resolve(task.point)
+    one_thread()  # resolving may have imported torch
+    return function(specs.from_dict(config, task.config))
 
 
 def _about() -> dict[str, Any]:
