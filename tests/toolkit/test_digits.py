@@ -73,7 +73,7 @@ def test_more_can_be_held_out() -> None:
 
 
 def test_refusals() -> None:
-    with pytest.raises(Refusal, match="noise >= 0, got -1.0"):
+    with pytest.raises(Refusal, match=r"noise >= 0, got -1\.0"):
         Digits(noise=-1.0)
     # The shape checker of tests may be faster.
     with pytest.raises((Refusal, TypeCheckError), match="part"):

@@ -8,8 +8,9 @@ LESSON = Lesson(
     difficulty="intermediate",
     prerequisites=(
         "You know softmax, cross-entropy and what an MLP does in a transformer.",
-        "Lesson 02 is of help: its small language models are converted here.",
+        "Lesson 08 is of help: a router there also decides token by token.",
     ),
+    after=(8,),
     objectives=(
         "compare two ways to leave early at the same average cost, and say why the cost must be the same",
         "measure calibration, and show what choosing by confidence does to it",

@@ -21,8 +21,8 @@ def measure(profile: str = "full", *, seeds: Sequence[int] | None = None) -> xr.
     """Exits and learners, along ``seed``. ``quick`` takes one seed, one price, one budget and few steps."""
     quick = profile == "quick"
     seeds = seeds or (SEEDS[:1] if quick else SEEDS)
-    leaving = {"trades": TRADES[1:2], "steps": (120, 60, 60)} if quick else {}
-    learners = {"budgets": BUDGETS[1:2], "steps": (60, 20, 20), "size": 16} if quick else {}
+    leaving = {"trades": TRADES[1:2], "steps": (80, 40, 40)} if quick else {}
+    learners = {"budgets": BUDGETS[1:2], "steps": (30, 10, 10), "size": 8} if quick else {}
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -43,6 +43,18 @@ def published() -> xr.Dataset:
     return records.load(data.path("measured/l12_spending_compute.nc"))
 
 
+def of_exits(record: xr.Dataset) -> xr.Dataset:
+    """What was measured of exits; its variants are METHODS."""
+    names = ["exit_accuracy", "exit_ece", "exit_cost", "early_bias", "accuracy_at", "cost_at"]
+    return record[names].sel(variant=list(METHODS))
+
+
+def of_learners(record: xr.Dataset) -> xr.Dataset:
+    """What was measured of learners; its variants are ALLOCATIONS."""
+    names = ["acm_nll", "acm_share", "dense_nll", "needed", "difficulty"]
+    return record[names].sel(variant=list(ALLOCATIONS))
+
+
 def exits(record: xr.Dataset, variable: str, method: str) -> np.ndarray:
     """A quantity of a method, mean over prices, one value a seed."""
     return record[variable].sel(variant=method).mean("trade").values
@@ -56,6 +68,20 @@ def loss(record: xr.Dataset, allocation: str, budget: float | None = None) -> np
     """Loss of an allocation, at a budget or as mean over budgets, one value a seed."""
     own = record.acm_nll.sel(variant=allocation)
     return (own.mean("budget") if budget is None else own.sel(budget=budget)).values
+
+
+def excess(record: xr.Dataset) -> xr.Dataset:
+    """The loss of every allocation above that of the dense model, trained on as long, as the variable ``excess``."""
+    own = of_learners(record)
+    above = own.acm_nll - own.dense_nll.sel(setting="trained on", drop=True)
+    above.attrs = {
+        "units": "nats",
+        "long_name": "loss above the dense model trained on as long",
+        "note": "nats a byte, held-out texts",
+        "baseline": "as good as the dense model: 0",
+        "baseline_value": 0.0,
+    }
+    return above.to_dataset(name="excess")
 
 
 def needed_share(record: xr.Dataset) -> xr.DataArray:
@@ -75,6 +101,21 @@ def exit_table(record: xr.Dataset) -> pd.DataFrame:
         for name in METHODS
     }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("who decides")
+
+
+def needed_table(record: xr.Dataset) -> pd.DataFrame:
+    """Per layer, means over seeds: how many learners tokens need to stand in for the dense MLP."""
+    own = record.needed.mean("seed")
+    rows = {
+        f"layer {layer}": {
+            "one is enough": f"{float(own.sel(layer=layer, learner=slice(0, 1)).sum()):.0%}",
+            "2 to 15": f"{float(own.sel(layer=layer, learner=slice(2, SPEC.learners - 1)).sum()):.0%}",
+            "all 16 or more": f"{float(own.sel(layer=layer, learner=SPEC.learners)):.0%}",
+            "mean": f"{float((own.sel(layer=layer) * own.learner).sum()):.1f}",
+        }
+        for layer in own.layer.values
+    }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("share of tokens for which")
 
 
 #: Name in claims/*.toml -> one effect a seed.

@@ -25,7 +25,7 @@ from gatescope_lessons.l12_spending_compute.leaving import EXITS, METHODS, held_
 #: Images drawn of every exit.
 _DRAWN = 2
 #: Steps of the three phases that a learner waits for: fewer than the record has.
-LIVE_STEPS = (150, 60, 60)
+LIVE_STEPS = (100, 40, 40)
 _IMAGE = Quantity(
     "state_image", ("picture", "pixel"), "1", "ink", "grey value of the pixel", "scikit-learn digits", "see the digits"
 )

@@ -18,7 +18,7 @@ from gatescope_lessons.l12_spending_compute.leaving import METHODS
 from gatescope_lessons.l12_spending_compute.live import Adaptive, Reader, left_now, spent_now
 
 #: Shares of the whole network that reading may cost.
-SHARES = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+SHARES = (0.02, 0.04, 0.06, 0.08, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0)
 PRICES = (0.0, 0.03, 0.1, 0.3, 1.0, 3.0)
 _STYLE = {"description_width": "130px"}
 _WIDE = {"width": "60%"}
