@@ -118,7 +118,7 @@ def recovered(record: xr.Dataset, variable: str, variant: str = "liger") -> np.n
 def exponent(record: xr.Dataset, form: str) -> float:
     """The exponent of T in the numbers carried."""
     own = record.carried.sel(form=form)
-    return rate(own.length.values, own.values)
+    return round(rate(own.length.values, own.values), 6) + 0.0  # what rounding leaves of 0 has no sign to speak of
 
 
 def gain(record: xr.Dataset, variable: str, over: str) -> np.ndarray:
