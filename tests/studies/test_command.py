@@ -61,6 +61,12 @@ def test_refusals_are_one_line(study, capsys, words, said):
     assert said in capsys.readouterr().err
 
 
+def test_a_store_that_cannot_be_is_refused(study, tmp_path, capsys):
+    (tmp_path / "store").write_text("a file where the folder should be")
+    assert study("run") == 2
+    assert "choose another --store" in capsys.readouterr().err
+
+
 def test_the_list_names_every_study(capsys):
     assert cli.main(["study", "list"]) == 0
     told = capsys.readouterr().out

@@ -145,8 +145,10 @@ class Store:
 def _names(folder: Path) -> set[str]:
     try:
         return {path.name for path in folder.iterdir() if not path.name.startswith(".")}
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):  # writing there will say what is wrong
         return set()
+    except OSError as error:
+        raise DataError("study", f"to read {folder}", repr(error.strerror), "allow reading it") from error
 
 
 def _write(path: Path, record: xr.Dataset) -> str:
