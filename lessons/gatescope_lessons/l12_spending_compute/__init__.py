@@ -14,7 +14,7 @@ LESSON = Lesson(
     objectives=(
         "compare two ways to leave early at the same average cost, and say why the cost must be the same",
         "measure calibration, and show what choosing by confidence does to it",
-        "write the exit probabilities and the target that gates of JEI-DNN learn",
+        "write the exit probabilities of JEI-DNN, and say what its gates and its exits learn from",
         "cut an MLP into learners, distil it, and hold it to a budget by gates that decide token by token",
     ),
     main_control="gs-leave-budget",

@@ -33,9 +33,9 @@ exits.index = [f"exit {place + 1}" for place in exits.index]
 exits.rename(columns={"accuracy_at": "accuracy when all leave here", "cost_at": "cost"}).round(3)
 
 # %% [markdown]
-# The last layer costs more than five times all the rest, and adds a point or two. The usual way to use that: leave at
-# the first exit whose largest probability is above a threshold. Move the budget; the threshold is then set as high as
-# it allows, and all digits are decided anew. Compare who decides **at the same budget**: that is the only comparison
+# The last layer costs more than five times all the rest, and adds less than a point. The usual way to use that: leave
+# at the first exit whose largest probability is above a threshold. Move the budget; the threshold is then set as high
+# as it allows, and all digits are decided anew. Compare who decides **at the same budget**: that is the only comparison
 # that counts.
 
 # %%
