@@ -122,7 +122,7 @@ def test_refusals_of_models_that_do_not_fit(model) -> None:
         to_nm(model, NMSpec(n=2, m=16), dense=("layers.2",))
     with pytest.raises(Refusal, match="dense layers of"):
         to_nm(model, NMSpec(), dense=("head",))
-    with pytest.raises(Refusal, match="a layer to make sparse, got none; pass a model with nn.Linear"):
+    with pytest.raises(Refusal, match=r"a layer to make sparse, got none; pass a model with nn\.Linear"):
         to_nm(nn.Sequential(nn.ReLU()), NMSpec())
     with pytest.raises(Refusal, match="NMLinear layers"):
         nm_masks(model)

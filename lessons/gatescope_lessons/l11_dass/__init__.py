@@ -10,6 +10,7 @@ LESSON = Lesson(
         "You have pruned a network by magnitude; lesson 10 does it.",
         "You know what a convolution and a softmax are, and can follow a gradient through both.",
     ),
+    after=(10,),
     objectives=(
         "write a mixture of operations, and the gradient by which its weights learn",
         "derive a cell from the weights of a supernet, and say what the derivation throws away",
