@@ -87,7 +87,7 @@ def merged(model: TinyLM, found: Mapping[str, Tensor], spec: LoRASpec = LoRASpec
             got = f"no {name}" if weight is None else f"{name} of shape {tuple(weight.shape)}"
             wanted = f"a map {name} of shape {(len(B), A.shape[1])}"
             raise Refusal("merged", wanted, got, "use the model that the adapters were trained on")
-        weight += spec.alpha / spec.rank * B.to(weight) @ A.to(weight)
+        weight.add_(B.to(weight) @ A.to(weight), alpha=spec.alpha / spec.rank)
     return plain
 
 
