@@ -18,5 +18,5 @@ def test_all_blocks_and_other_flags(blocks):
     blocks["block_read"][:] = 1
     assert "100 % of the visible blocks are read; they hold 100 %" in views.alt_text(views.block_map(blocks))
     blocks["block_read"][0, 0] = 0.5
-    with pytest.raises(Refusal, match="block_read of 0 and 1, got values from 0.5 to 1"):
+    with pytest.raises(Refusal, match=r"block_read of 0 and 1, got values from 0\.5 to 1"):
         views.block_map(blocks)
