@@ -64,13 +64,12 @@ def test_a_killed_worker_loses_nothing_and_counts_nothing_twice(toy, store, star
 
     killer = threading.Thread(target=kill_in_mid_run, daemon=True)
     killer.start()
-    grid = expand(toy(), ["wait=0.4"])
+    grid = expand(toy(), ["wait=1.0"])
     summary = run(grid, store, dask(address))
     killer.join()
     begun = started()
-    # The point under the worker that died was begun twice, and is kept once.
-    assert (len(begun), len(set(begun))) == (7, 6)
-    assert begun.count(begun[2]) == 2
+    # What the worker was at when it died was begun again elsewhere (and what it had not yet sent), and is kept once.
+    assert len(begun) > len(set(begun)) == 6
     assert (len(summary.measured), summary.crashed, summary.left) == (6, [], 0)
     record = gather(grid, store)
     assert record.point.values.tolist() == [point.address for point in grid.points]
