@@ -72,7 +72,7 @@ FREE_ROOMS = {"panels"}
 #: Third-party packages that only these rooms import at all.
 ONLY_IN = {
     "matplotlib": {"gatescope.views", "gatescope_lessons.picture"},
-    "plotly": {"gatescope.views", "gatescope.panels"},
+    "plotly": {"gatescope.views", "gatescope.panels", "gatescope_lessons.site"},
     "ipywidgets": {"gatescope.panels", "gatescope.train", "gatescope_lessons"},
     "IPython": {"gatescope.panels", "gatescope.views", "gatescope.train", "gatescope_lessons"},
     "transformers": {
@@ -85,6 +85,9 @@ ONLY_IN = {
     },
     "papermill": {"gatescope_lessons"},
     "peft": {"gatescope.surgery"},
+    "mistune": {"gatescope_lessons.site"},
+    "latex2mathml": {"gatescope_lessons.site"},
+    "pygments": {"gatescope_lessons.site"},
     "zarr": {"gatescope.records"},
     "distributed": {"gatescope.studies"},
     "dask": {"gatescope.studies"},
