@@ -168,8 +168,8 @@ checks.stays(stays)
 # through the language-model loss under its own evictions, the model frozen. A dropped key has no gradient of its own,
 # so a **straight-through** estimator asks what reading it would have done to the loss.
 #
-# Move *Keys kept*: the text is read again, token by token as a decoder with that cache would. Colour says how many
-# heads still hold a token at the end; *Layer shown* changes the picture alone.
+# Move *Keys kept*: the text is read again as a decoder with that cache would, which makes room every 8 tokens. Colour
+# says how many heads still hold a token at the end; *Layer shown* changes the picture alone.
 
 # %%
 cache = cache_panel(pretrained)
