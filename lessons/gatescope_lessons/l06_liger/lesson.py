@@ -182,11 +182,10 @@ for length in (256, 4096) if profile == "quick" else lab.LENGTHS:
 variant = "liger"
 adapted = with_lora(runs.converted(trained, "recall", variant))
 learning = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
-print(f"{learning:,} numbers learn, {count:,} stay as they are (in a model of billions it is one in hundreds)")
+print(f"{learning:,} numbers learn, {count:,} stay as they are; in large models far fewer than one in a hundred learn")
 run = runs.Run("recall", variant, 7)
-trainer = panels.train_live(
-    lambda: runs.repair(run, runs.converted(trained, "recall", variant)), steps=runs.RECIPES["recall"].steps
-)
+steps = runs.RECIPES["recall"].steps
+trainer = panels.train_live(lambda: runs.repair(run, runs.converted(trained, "recall", variant)), steps=steps)
 trainer.run_blocking(max_steps=30 if profile == "quick" else None)
 trainer
 
@@ -220,8 +219,7 @@ loss = {name: float(record.loss.sel(variant=name).mean()) for name in lab.NAMES}
 share = (loss["recurrent"] - loss["window"]) / (loss["recurrent"] - loss["liger"])
 who.reveal(
     who.options[2 if share > 0.9 else 1 if share > 0.1 else 0],
-    f"Liger {loss['liger']:.3f}, its window alone {loss['window']:.3f}, the recurrence alone {loss['recurrent']:.3f}, "
-    f"the trained model {loss['softmax']:.3f} nats a byte.",
+    ", ".join(f"{name} {loss[name]:.3f}" for name in ("softmax", "liger", "window", "recurrent")) + " nats a byte.",
 )
 
 # %% [markdown]
@@ -271,7 +269,7 @@ panel
 # %% [markdown]
 # Try these:
 #
-# - *Recall*, mix 0: which questions can a window of 4 answer? Raise it to *all*: whose model is that, nearly?
+# - *Recall*, mix 0, adapters none: which questions can a window of 4 answer? Raise it to *all*: whose model is that?
 # - *Recall*, mix 1, with the adapters trained as `liger` and then as `recurrent`: adapters fit the reading they learnt.
 # - *Bytes*: move the mix. Where is the loss lowest, and what does that say of the recurrence?
 # - *Adapters* none, or a share of 0.5: how much of a repair is enough?

@@ -47,7 +47,7 @@ class LigerPanel(Panel):
 
         super().__init__(
             {
-                "mix": slider("Share of the recurrence", 0.5),
+                "mix": slider("Mix: the recurrence", 0.5),
                 "window": ipywidgets.SelectionSlider(
                     options=list(SEEN), value="4", description="Window", style=style, layout=wide
                 ),
