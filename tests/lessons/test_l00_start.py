@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 from gatescope_lessons.l00_start import checks
-from gatescope_lessons.l00_start.panel import row_panel
 from gatescope_lessons.l00_start.lab import read_row
+from gatescope_lessons.l00_start.panel import row_panel
 
 
 @pytest.mark.parametrize(("first", "gate"), list(itertools.product((-4.0, 0.0, 8.0), (-6.0, 0.0, 6.0))))
