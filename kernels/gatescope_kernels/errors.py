@@ -13,3 +13,7 @@ class Refusal(ValueError):
     def __init__(self, operator: str, wanted: str, got: str, next_step: str) -> None:
         self.operator, self.wanted, self.got, self.next_step = operator, wanted, got, next_step
         super().__init__(f"{operator}: wanted {wanted}, got {got}; {next_step}")
+
+    def __reduce__(self) -> tuple[type, tuple[str, str, str, str]]:
+        # A pool brings a worker's error back by its arguments, and would hang on one that it cannot make again.
+        return type(self), (self.operator, self.wanted, self.got, self.next_step)
