@@ -113,8 +113,7 @@ class _Run:
         crashed = total - self.finished - left
         parts = [f"{total} points: {self.finished} finished, {left} to measure"]
         parts += [f"{crashed} crashed before (--retry measures them again)"] if crashed else []
-        parts += [self._estimate(left)] if left else []
-        self.say(", ".join(part for part in parts if part))
+        self.say(", ".join(parts) + (self._estimate(left) if left else ""))
 
     def _fill(self) -> None:
         """Begin points until the place is full; a suspect alone."""
