@@ -10,6 +10,7 @@ LESSON = Lesson(
         "Lesson 01: you have seen the largest hidden values of SmolLM2 and what happens without them.",
         "You have fitted a curve with a few parameters to points before.",
     ),
+    after=(1,),
     objectives=(
         "say what counts as massive, and why a magnitude alone is not enough",
         "fit the five-parameter law of emergence, and read its turning point and steady value",
