@@ -6,7 +6,7 @@ import importlib.util
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
@@ -42,6 +42,15 @@ def _missing(what: str, fix: str) -> NoReturn:
     if CI:
         pytest.fail(f"{message} (with CI=true nothing may be skipped)", pytrace=False)
     pytest.skip(message)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Code under test may set torch's threads; the next file begins with one again."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

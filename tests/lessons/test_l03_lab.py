@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 import xarray as xr
 from gatescope.emergence import LAWS, MODULATED, modulated_logarithm
 from gatescope_lessons.l03_massive_activations import formed, lab, runs
@@ -13,14 +12,6 @@ from gatescope_lessons.papers import load_claims
 from gatescope_lessons.verdicts import judge
 
 CLAIMS = {claim.id: claim for claim in load_claims() if claim.lesson == "l03_massive_activations"}
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def test_steps_are_spaced_as_pythias_checkpoints_and_end_with_the_run() -> None:

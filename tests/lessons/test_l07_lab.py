@@ -17,14 +17,6 @@ from gatescope_lessons.verdicts import judge
 CLAIMS = [claim for claim in load_claims() if claim.lesson == "l07_learning_what_not_to_read"]
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def pretrained():
     return load_smollm2()

@@ -16,14 +16,6 @@ from gatescope_lessons.l10_tickets_and_nm.lazy import LEARNERS
 from gatescope_lessons.papers import load_claims
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def quick() -> xr.Dataset:
     return lab.measure("quick")

@@ -16,14 +16,6 @@ from gatescope_lessons.verdicts import judge
 CLAIMS = {claim.id: claim for claim in load_claims() if claim.lesson == "l12_spending_compute"}
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def quick() -> xr.Dataset:
     return lab.measure("quick")

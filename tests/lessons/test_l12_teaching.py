@@ -89,14 +89,6 @@ def test_blanks_are_not_attempts() -> None:
         assert check(lambda *given: ...).status == "not attempted"
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def reader() -> live.Reader:
     return live.Reader(steps=(150, 60, 40))

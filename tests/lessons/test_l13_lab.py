@@ -30,14 +30,6 @@ from torch.nn import functional
 CLAIMS = [claim for claim in load_claims() if claim.lesson == "l13_scope_your_own_model"]
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def trained(folder, until=None):
     loop = training.Loop(training.RUNS["binding"], folder=folder)
     recorder = training.binding_recorder(loop, folder, every=2)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-import torch
 from gatescope.models import Classifier, ClassifierConfig
 from gatescope.tasks import Digits
 from gatescope.train import Training, TrainSpec
@@ -13,14 +12,6 @@ from torch import nn
 
 #: Names of its matrices, from input to output.
 NAMES = ("layers.0.weight", "layers.1.weight", "layers.2.weight")
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

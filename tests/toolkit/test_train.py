@@ -28,14 +28,6 @@ CONFIG = LMConfig(11, 16, 2, AttentionSpec(1, 1, 16, gate=GATE), MLPSpec("gelu",
 SPEC = TrainSpec(steps=20, batch=4, warmup=5, record_every=5, record_batch=3, checkpoint_every=6)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def training(folder: Path | None = None, spec: TrainSpec = SPEC, **changes) -> Training:
     return Training(changes.pop("model", CONFIG), changes.pop("task", TASK), spec, folder=folder, **changes)
 
