@@ -11,8 +11,8 @@ import xarray as xr
 
 from gatescope.dims import axis_label
 from gatescope.errors import Refusal
-from gatescope.views.select import context, extreme, labels, long_frame, pieces, quantity, variable
-from gatescope.views.style import PAPER, SEQUENTIAL, STRONG, number
+from gatescope.views.select import context, extreme, labels, long_frame, pieces, variable
+from gatescope.views.style import PAPER, STRONG, number
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -35,7 +35,7 @@ def expert_load_heatmap(ds: xr.Dataset) -> Figure:
     """
     import plotly.graph_objects as go
 
-    from gatescope.views.hover import hover_figure, whole_ticks
+    from gatescope.views.hover import heat_trace, hover_figure, whole_ticks
 
     data = variable(ds, "expert_load", "expert_load_heatmap", ("layer", "expert"))
     frame = expert_load_heatmap_frame(ds)
@@ -44,19 +44,14 @@ def expert_load_heatmap(ds: xr.Dataset) -> Figure:
     routed = int(frame["expert_load"].notna().sum())
     title = f"Expert load: at most {value} × the even load ({where}); {len(dead)} of {routed} experts are dead"
     traces = [
-        go.Heatmap(
-            z=data.values * data.sizes["expert"],
-            x=experts,
-            y=layers,
-            zmin=0.0,
-            zmax=max(2.0, float(np.nanmax([frame["relative"].max(), 0.0]))),
-            colorscale=SEQUENTIAL,
-            xgap=1,
-            ygap=1,
+        heat_trace(
+            data.values * data.sizes["expert"],
+            experts,
+            layers,
+            top=max(2.0, float(np.nanmax([frame["relative"].max(), 0.0]))),
             customdata=data.values,
-            colorbar={"title": {"text": "load over<br>even load", "side": "right"}, "thickness": 16},
-            hovertemplate="layer %{y}, expert %{x}<br>%{customdata:.3f} of all assignments, "
-            "%{z:.2f} × the even load<extra></extra>",
+            bar="load over<br>even load",
+            hover="layer %{y}, expert %{x}<br>%{customdata:.3f} of all assignments, %{z:.2f} × the even load",
         ),
         go.Scatter(
             x=dead["expert"],
@@ -92,9 +87,8 @@ def coactivation_heatmap(ds: xr.Dataset, layer: int | None = None) -> Figure:
 
     Raises Refusal as `coactivation_heatmap_frame` does.
     """
-    import plotly.graph_objects as go
 
-    from gatescope.views.hover import hover_figure, whole_ticks
+    from gatescope.views.hover import heat_trace, hover_figure, whole_ticks
 
     data, frame = _pairs(ds, layer), coactivation_heatmap_frame(ds, layer)
     experts, others = labels(data, "expert"), labels(data, "other_expert")
@@ -108,18 +102,12 @@ def coactivation_heatmap(ds: xr.Dataset, layer: int | None = None) -> Figure:
             f"{number(top['coactivation'])} of the tokens of expert {top['expert']:.0f} visit expert "
             f"{top['other_expert']:.0f} too, {number(found.mean())} on average"
         )
-    trace = go.Heatmap(
-        z=np.where(np.equal.outer(experts, others), np.nan, data.values),
-        x=others,
-        y=experts,
-        zmin=0.0,
-        zmax=1.0,
-        colorscale=SEQUENTIAL,
-        xgap=1,
-        ygap=1,
-        hoverongaps=False,
-        colorbar={"title": {"text": "share of the<br>row's tokens", "side": "right"}, "thickness": 16},
-        hovertemplate="%{z:.3f} of the tokens of expert %{y}<br>visit expert %{x} too<extra></extra>",
+    trace = heat_trace(
+        np.where(np.equal.outer(experts, others), np.nan, data.values),
+        others,
+        experts,
+        bar="share of the<br>row's tokens",
+        hover="%{z:.3f} of the tokens of expert %{y}<br>visit expert %{x} too",
     )
     return hover_figure(
         [trace],
@@ -156,9 +144,8 @@ def token_expert_map(ds: xr.Dataset, layer: int | None = None) -> Figure:
 
     Raises Refusal as `token_expert_map_frame` does.
     """
-    import plotly.graph_objects as go
 
-    from gatescope.views.hover import hover_figure, whole_ticks
+    from gatescope.views.hover import heat_trace, hover_figure, whole_ticks
 
     frame = token_expert_map_frame(ds, layer)
     place = int(_one_layer(variable(ds, "token_expert", "token_expert_map"), "token_expert_map", layer)["layer"])
@@ -174,20 +161,16 @@ def token_expert_map(ds: xr.Dataset, layer: int | None = None) -> Figure:
         f"{busiest.size} of {len(experts)} serve any"
     )
     texts = [escape(repr(piece)) if piece else "" for piece in pieces(ds, tokens)]
-    trace = go.Heatmap(
-        z=grid,
-        x=tokens,
-        y=experts,
-        zmin=0.0,
-        zmax=max(1.0, float(frame["weight"].max())),
-        colorscale=SEQUENTIAL,
-        hoverongaps=False,
-        ygap=1,
+    trace = heat_trace(
+        grid,
+        tokens,
+        experts,
+        top=max(1.0, float(frame["weight"].max())),
+        xgap=0,
         customdata=np.broadcast_to(np.array(texts, dtype=object), grid.shape),
-        colorbar={"title": {"text": quantity(ds["token_weight"]), "side": "right"}, "thickness": 16},
-        hovertemplate="position %{x} %{customdata}<br>expert %{y}, weight %{z:.3f}<extra></extra>",
+        bar="weight of<br>the expert",
+        hover="position %{x} %{customdata}<br>expert %{y}, weight %{z:.3f}",
     )
-    trace.colorbar.title.text = "weight of<br>the expert"
     return hover_figure(
         [trace],
         title=title,

@@ -9,7 +9,7 @@ import xarray as xr
 
 from gatescope.dims import axis_label
 from gatescope.views.select import context, labels, long_frame, variable
-from gatescope.views.style import PAPER, SEQUENTIAL, STRONG, number
+from gatescope.views.style import PAPER, STRONG, number
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -33,20 +33,20 @@ def gate_histogram(ds: xr.Dataset) -> Figure:
     """
     import plotly.graph_objects as go
 
-    from gatescope.views.hover import hover_figure
+    from gatescope.views.hover import heat_trace, hover_figure
 
     data = variable(ds, "gate_histogram", "gate_histogram", ("layer", "gate_head", "bin"))
     rows = [f"L{layer} H{head}" for layer in labels(data, "layer") for head in labels(data, "gate_head")]
     traces = [
-        go.Heatmap(
-            z=data.values.reshape(len(rows), -1),
-            x=labels(data, "bin"),
-            y=rows,
-            zmin=0,
-            colorscale=SEQUENTIAL,
+        heat_trace(
+            data.values.reshape(len(rows), -1),
+            labels(data, "bin"),
+            rows,
+            top=None,
+            xgap=0,
             ygap=2 if len(rows) <= 40 else 0,
-            colorbar={"title": {"text": "share of scores", "side": "right"}, "thickness": 16},
-            hovertemplate="%{y}<br>score about %{x:.2f}: %{z:.3f} of the scores<extra></extra>",
+            bar="share of scores",
+            hover="%{y}<br>score about %{x:.2f}: %{z:.3f} of the scores",
         )
     ]
     title = "Gate scores"

@@ -44,6 +44,26 @@ _NO_BUTTONS = [
 ]
 
 
+def heat_trace(
+    z: Any, x: Sequence[Any], y: Sequence[Any], *, bar: str, hover: str, top: float | None = 1.0, **more: Any
+) -> go.Heatmap:
+    """Cells on the sequential scale from 0 to ``top`` (None: to the largest), a gap between them, NaN left white.
+
+    bar, hover  label of the colour bar, and what a cell says (plotly's templates)
+    """
+    settings = {
+        "zmin": 0.0,
+        "zmax": top,
+        "colorscale": SEQUENTIAL,
+        "xgap": 1,
+        "ygap": 1,
+        "hoverongaps": False,
+        "colorbar": {"title": {"text": bar, "side": "right"}, "thickness": 16},
+        "hovertemplate": f"{hover}<extra></extra>",
+    }
+    return go.Heatmap(z=z, x=x, y=y, **settings | more)
+
+
 def hover_figure(
     traces: Sequence[Any], *, title: str, context: Sequence[str], height: int = 460, **layout: Any
 ) -> go.Figure:
@@ -94,17 +114,12 @@ def head_map(ds: xr.Dataset, name: str, view: str, title: str) -> go.Figure:
     frame = long_frame(data)
     value, where = extreme(frame, name)
     what, layers, heads = quantity(data), labels(data, "layer"), labels(data, "head")
-    trace = go.Heatmap(
-        z=data.values,
-        x=heads,
-        y=layers,
-        zmin=0.0,
-        zmax=1.0,
-        colorscale=SEQUENTIAL,
-        xgap=1,
-        ygap=1,
-        colorbar={"title": {"text": "<br>".join(textwrap.wrap(what, 24)), "side": "right"}, "thickness": 16},
-        hovertemplate=f"{axis_label('layer')} %{{y}}, {axis_label('head')} %{{x}}<br>{what} %{{z:.3f}}<extra></extra>",
+    trace = heat_trace(
+        data.values,
+        heads,
+        layers,
+        bar="<br>".join(textwrap.wrap(what, 24)),
+        hover=f"{axis_label('layer')} %{{y}}, {axis_label('head')} %{{x}}<br>{what} %{{z:.3f}}",
     )
     return hover_figure(
         [trace],

@@ -11,7 +11,7 @@ import xarray as xr
 from gatescope.dims import axis_label
 from gatescope.errors import Refusal
 from gatescope.views.select import context, labels, long_frame, variable
-from gatescope.views.style import SEQUENTIAL, number
+from gatescope.views.style import number
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -33,9 +33,8 @@ def expert_load_history(ds: xr.Dataset, layer: int | None = None) -> Figure:
 
     Raises Refusal as `expert_load_history_frame` does.
     """
-    import plotly.graph_objects as go
 
-    from gatescope.views.hover import hover_figure, whole_ticks
+    from gatescope.views.hover import heat_trace, hover_figure, whole_ticks
 
     data, frame = _history(ds, layer), expert_load_history_frame(ds, layer)
     experts, steps = labels(data, "expert"), labels(data, "step")
@@ -52,16 +51,15 @@ def expert_load_history(ds: xr.Dataset, layer: int | None = None) -> Figure:
             f"{number(last['relative'].max())} × the even load; experts without a token: {idle[1]} ({idle[0]} at step "
             f"{ends[0]['step'].iloc[0]:.0f})"
         )
-    trace = go.Heatmap(
-        z=data.transpose("expert", "step").values * len(experts),
-        x=steps,
-        y=experts,
-        zmin=0.0,
-        zmax=max(2.0, float(np.nan_to_num(frame["relative"].max()))),
-        colorscale=SEQUENTIAL,
+    trace = heat_trace(
+        data.transpose("expert", "step").values * len(experts),
+        steps,
+        experts,
+        top=max(2.0, float(np.nan_to_num(frame["relative"].max()))),
+        xgap=0,
         ygap=2,
-        colorbar={"title": {"text": "load over<br>even load", "side": "right"}, "thickness": 16},
-        hovertemplate="step %{x}, expert %{y}: %{z:.2f} × the even load<extra></extra>",
+        bar="load over<br>even load",
+        hover="step %{x}, expert %{y}: %{z:.2f} × the even load",
     )
     return hover_figure(
         [trace],
@@ -87,9 +85,8 @@ def group_expert_map(ds: xr.Dataset, layer: int | None = None) -> Figure:
 
     Raises Refusal as `group_expert_map_frame` does.
     """
-    import plotly.graph_objects as go
 
-    from gatescope.views.hover import hover_figure, whole_ticks
+    from gatescope.views.hover import heat_trace, hover_figure, whole_ticks
 
     data = _groups(ds, layer)
     groups, experts = labels(data, "group"), labels(data, "expert")
@@ -101,18 +98,12 @@ def group_expert_map(ds: xr.Dataset, layer: int | None = None) -> Figure:
         known = ds["group_information"]
         known = known.sel(layer=data["layer"]) if "layer" in known.dims else known
         title += f"; the expert tells {number(float(known))} nats about the group"
-    trace = go.Heatmap(
-        z=data.values,
-        x=experts,
-        y=[str(group) for group in groups],
-        zmin=0.0,
-        zmax=1.0,
-        colorscale=SEQUENTIAL,
-        xgap=1,
-        ygap=1,
-        hoverongaps=False,
-        colorbar={"title": {"text": "share of the<br>group's visits", "side": "right"}, "thickness": 16},
-        hovertemplate="group %{y}, expert %{x}: %{z:.3f} of the group's visits<extra></extra>",
+    trace = heat_trace(
+        data.values,
+        experts,
+        [str(group) for group in groups],
+        bar="share of the<br>group's visits",
+        hover="group %{y}, expert %{x}: %{z:.3f} of the group's visits",
     )
     return hover_figure(
         [trace],
