@@ -1,5 +1,6 @@
 """Probes: streaming reducers from a forward pass to labelled numbers. Adding one is a file and a row."""
 
+from gatescope.probes._rows import AttentionRows
 from gatescope.probes._saturation import saturation
 from gatescope.probes._specialisation import specialisation
 from gatescope.probes.activations import ActivationSparsity
@@ -11,7 +12,6 @@ from gatescope.probes.massive import Massive
 from gatescope.probes.outliers import OutlierSensitivity
 from gatescope.probes.residual import ResidualNorms
 from gatescope.probes.routing import Routing
-from gatescope.probes.rows import AttentionRows
 from gatescope.probes.sinks import Sinks
 from gatescope.probes.state_size import StateSize
 from gatescope.probes.value_drain import ValueDrain
