@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from argparse import ArgumentParser, Namespace
 from importlib.metadata import EntryPoint
@@ -168,3 +169,11 @@ def test_ctrl_c_leaves_with_130(plugged: dict[str, object], capsys: pytest.Captu
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--version"]) == 0
     assert capsys.readouterr().out.startswith("gatescope 0.")
+
+
+def test_a_reader_who_has_had_enough_is_no_error() -> None:
+    code = "import sys; from gatescope.cli import main; sys.exit(main(['study', 'list']))"
+    command = f'{sys.executable} -c "{code}" | true; exit ${{PIPESTATUS[0]}}'
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert done.returncode in {0, cli.READER_LEFT}
+    assert done.stderr == ""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -22,11 +23,12 @@ if TYPE_CHECKING:
 #: An importlib.metadata.EntryPoint, or one of the backport of that name: once imported, it answers for both.
 EntryPoint = Any
 GROUP = "gatescope.commands"
-USAGE_ERROR, INTERRUPTED = 2, 130
+USAGE_ERROR, INTERRUPTED, READER_LEFT = 2, 130, 141
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one subcommand; returns the exit code: its own, 2 when something was refused, 130 after Ctrl-C.
+    """Run one subcommand; returns the exit code: its own, 2 when something was refused, 130 after Ctrl-C,
+    141 when whoever reads our lines has left.
 
     A refusal is one line on stderr; ``--debug`` before the subcommand shows the traceback as well.
     """
@@ -49,7 +51,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         command = _load(commands[name])
         parser = argparse.ArgumentParser(prog=f"gatescope {name}", description=command.help)
         command.configure(parser)
-        return command.run(parser.parse_args(rest))
+        code = command.run(parser.parse_args(rest))
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        # Whoever read our lines, such as `head`, has had enough. What Python still holds goes nowhere, without a word.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return READER_LEFT
     except KeyboardInterrupt:
         print("\nStopped.", file=sys.stderr)
         return INTERRUPTED
