@@ -29,8 +29,8 @@ def course_map(
     lessons = {number(each.folder): each for each in found if number(each.folder)}
     places = places_of({n: list(each.lesson.after) for n, each in lessons.items()})
     goal = next_lesson(list(lessons.values())) if leads_to == "ipynb" else None
-    where = "" if leads_to == "html" else "You have finished every lesson."
-    where = where if goal is None else f"Go on here: {_name(goal)}"
+    done_with_all = "" if leads_to == "html" else "You have finished every lesson."
+    where = done_with_all if goal is None else f"Go on here: {_name(goal)}"
     columns = 1 + max((column for column, _ in places.values()), default=0)
     rows = 1 + max((row for _, row in places.values()), default=0)
     width, height = columns * (_WIDTH + _ACROSS) - _ACROSS, rows * (_HEIGHT + _DOWN) - _DOWN

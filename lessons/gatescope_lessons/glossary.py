@@ -71,5 +71,5 @@ def linked(markdown: Sequence[str], up: str = "") -> list[str]:
 def glossary() -> Html:
     """All words and what they mean."""
     rows = [[", ".join((term.name, *term.also)), term.means] for term in terms()]
-    body = table(["word", "meaning"], rows).replace("text-align:right;white-space:pre", "text-align:left")
+    body = table(["word", "meaning"], rows, cells="prose")
     return card(f"{len(rows)} words", [], body, "gs-glossary")

@@ -17,7 +17,7 @@ from gatescope.paths import atomic_write
 from gatescope_kernels.command import Command
 
 from gatescope_lessons import journal
-from gatescope_lessons.lesson_kit import Lesson, Shelf, own_shelf
+from gatescope_lessons.lesson_kit import Lesson, Shelf, number, own_shelf
 
 _COLUMNS = ("lesson", "kind", "name", "outcome", "attempts", "first", "last")
 
@@ -98,14 +98,10 @@ def progress(shelf: Shelf | None = None, path: Path | None = None) -> list[Progr
 
 def next_lesson(found: Sequence[Progress]) -> Progress | None:
     """Where to go on: a begun lesson, else the first whose ground is laid; None when all is finished."""
-    finished = {_number(p) for p in found if p.finished}
+    finished = {number(p.folder) for p in found if p.finished}
     begun = [p for p in found if p.begun and not p.finished]
     ready = [p for p in found if not p.finished and set(p.lesson.after) <= finished]
     return next(iter([*begun, *ready, *(p for p in found if not p.finished)]), None)
-
-
-def _number(progress: Progress) -> int:
-    return int(progress.folder[1:3])
 
 
 def _item(folder: str, kind: str, name: str, entries: list[dict[str, object]]) -> Item:

@@ -78,15 +78,13 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("check", "answer"), RIGHT)
-def test_right_answers_pass(check, answer) -> None:
-    assert check(answer), check(answer).detail
+def test_right_answers_pass(check, answer, expect_diagnosis) -> None:
+    expect_diagnosis(check, answer, None)
 
 
 @pytest.mark.parametrize(("check", "answer", "said"), WRONG)
-def test_mistakes_are_named(check, answer, said: str) -> None:
-    result = check(answer)
-    assert result.status == "not yet"
-    assert said in result.detail
+def test_mistakes_are_named(check, answer, said: str, expect_diagnosis) -> None:
+    expect_diagnosis(check, answer, said)
 
 
 def test_blanks_are_not_attempts() -> None:

@@ -18,6 +18,7 @@ from nbformat import NotebookNode
 from gatescope_lessons import run
 from gatescope_lessons.course_map import course_map
 from gatescope_lessons.lesson_kit import Shelf, number, own_shelf
+from gatescope_lessons.marked import marked
 from gatescope_lessons.progress import progress
 from gatescope_lessons.site.pages import PLOTLY, Link, document, document_main, notebook_main
 from gatescope_lessons.teaching import handbook
@@ -75,7 +76,7 @@ def _front(shelf: Shelf) -> str:
     picture = (repo_root() / "docs/see-what-gates-do.svg").read_text(encoding="utf-8")
     readme = (repo_root() / "README.md").read_text(encoding="utf-8")
     intro = readme.split("<!-- picture:begin -->")[0]
-    alt = readme.split('alt="', 1)[1].split('"', 1)[0]
+    alt = marked(repo_root() / "README.md", "picture").split('alt="', 1)[1].split('"', 1)[0]
     lessons = course_map(shelf, progress(shelf, Path("no journal")), leads_to="html").html
     return (
         f'{document_main(intro)}<figure role="img" aria-label="{alt}">{picture[picture.index("<svg") :]}</figure>'
@@ -85,9 +86,9 @@ def _front(shelf: Shelf) -> str:
 
 
 def _claims() -> str:
-    readme = (repo_root() / "README.md").read_text(encoding="utf-8")
-    found = readme.split("## What the lessons found")[1].split("<!-- claims:end -->")[0]
-    return f"# Claims and verdicts\n\n{found.replace('<!-- claims:begin -->', '')}"
+    path = repo_root() / "README.md"
+    intro = path.read_text(encoding="utf-8").split("## What the lessons found")[1].split("<!--")[0]
+    return f"# Claims and verdicts\n\n{intro}{marked(path, 'claims')}\n"
 
 
 def _plotly() -> str:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from gatescope.errors import Refusal
 
@@ -80,15 +80,18 @@ def card(title: str, notes: Sequence[str], body: str, css_class: str) -> Html:
     return Html(html, ". ".join([title, *notes]))
 
 
-def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """An HTML table with right-aligned cells; every text is escaped."""
-    cell = f"padding:3px 16px 3px 0;border-bottom:1px solid {RULE};text-align:right;white-space:pre;color:{INK}"
+def table(
+    heads: Sequence[str], rows: Sequence[Sequence[str]], *, cells: Literal["numbers", "prose"] = "numbers"
+) -> str:
+    """An HTML table; every text is escaped. Numbers stand to the right and never wrap, prose to the left and does."""
+    side = "text-align:right;white-space:pre" if cells == "numbers" else "text-align:left"
+    cell = f"padding:3px 16px 3px 0;border-bottom:1px solid {RULE};{side};color:{INK}"
 
     def row(tag: str, texts: Sequence[str]) -> str:
         # A head that says nothing is none.
         tags = ((tag if text else "td", text) for text in texts)
-        cells = (f'<{one} style="{cell};background:{PAPER}">{escape(text)}</{one}>' for one, text in tags)
-        return f"<tr>{''.join(cells)}</tr>"
+        shown = (f'<{one} style="{cell};background:{PAPER}">{escape(text)}</{one}>' for one, text in tags)
+        return f"<tr>{''.join(shown)}</tr>"
 
     body = row("th", heads) + "".join(row("td", texts) for texts in rows)
     return f'<table style="border-collapse:collapse">{body}</table>'
