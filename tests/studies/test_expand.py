@@ -189,3 +189,30 @@ def test_metrics_and_grids_are_demanded(toy):
             toy(**changes)
     with pytest.raises(Refusal, match="better"):
         spec_module.Metric(name="a", variable="a", better="more")  # type: ignore[arg-type]
+
+
+def test_a_study_like_another_takes_what_it_does_not_say(tmp_path):
+    own = 'title = "Mine"\nlike = "gate-atlas"\n[[grid]]\nposition = "none"\nseed = [7]\n'
+    study, model = load(written(tmp_path, own)), load("gate-atlas")
+    assert (study.title, study.name, study.grids) == ("Mine", "own", ({"position": ("none",), "seed": (7,)},))
+    assert (study.code, study.metrics, study.control, study.match) == (
+        model.code,
+        model.metrics,
+        model.control,
+        model.match,
+    )
+
+
+@pytest.mark.parametrize(
+    ("like", "said"), [("gate-atlass", "did you mean 'gate-atlas'"), ("learning-rates", "name 'gate-atlas'")]
+)
+def test_a_study_like_none_that_stands_for_itself_is_refused(tmp_path, like, said):
+    with pytest.raises(Refusal, match=said):
+        load(written(tmp_path, f'title = "Mine"\nlike = "{like}"\n[[grid]]\nseed = [7]\n'))
+
+
+def test_every_study_of_the_project_expands():
+    for name in names():
+        grid = expand(load(name))
+        assert grid.points
+        assert grid.impossible == ()

@@ -23,6 +23,7 @@ PANELS: dict[str, tuple[str, str]] = {
     "train_live": ("training", "a training run that can be watched, stopped and resumed"),
     "compare": ("comparing", "one metric over the variants of a record"),
     "study": ("studying", "the points of a study over its axes, every variant beside its control"),
+    "kept_study": ("studying", "the same, of a study whose record lies in data/"),
     "compare_records": ("pairing", "two records on one variable, with their difference"),
 }
 

@@ -16,6 +16,7 @@ from gatescope.panels.picture import Drawing
 from gatescope.studies import Grid, Store, expand, load
 from gatescope.studies.effects import effects
 from gatescope.studies.gather import by_variant, gather, metrics, table
+from gatescope.studies.keeping import kept, kept_grid, kept_table
 from gatescope.views.style import card, cell
 
 _ALL = "all points"
@@ -24,14 +25,14 @@ _HEADS = ("variant", "n", "mean", "effect", "low", "high", "p (Holm)", "verdict"
 
 
 class StudyPanel(Panel):
-    """Controls ``metric`` and ``where`` (points with one value of an axis); a button reads the store again, so a panel
-    may be open while the study runs."""
+    """Controls ``metric`` and ``where`` (points with one value of an axis). Of a store, a button reads it again, so that
+    a panel may be open while the study runs; a kept record stays as it is."""
 
     slug = "study"
     pictures = ("parallel_points", "variant_strip", "effects")
 
-    def __init__(self, grid: Grid, store: Store) -> None:
-        self._grid, self._store = grid, store
+    def __init__(self, grid: Grid, source: Store | xr.Dataset) -> None:
+        self._grid, self._source = grid, source
         self._read()
         names = list(map(str, self._metrics.data_vars))
         controls = {
@@ -39,7 +40,7 @@ class StudyPanel(Panel):
             "where": ipywidgets.Dropdown(options=self._places(), description="Where"),
         }
         self.again = self._button("Read the store again", "again", self._reread)
-        super().__init__(controls, extra=[self.again])
+        super().__init__(controls, extra=[self.again] if isinstance(source, Store) else [])
         self.refresh()
 
     def draw(self, state: Mapping[str, Any]) -> dict[str, Drawing]:
@@ -69,9 +70,11 @@ class StudyPanel(Panel):
         return pd.DataFrame([{name: getattr(effect, name) for name in _COLUMNS} for effect in found])
 
     def _read(self) -> None:
-        record = gather(self._grid, self._store)
-        self._table = table(self._grid, record)
-        self._metrics: xr.Dataset = metrics(self._grid, record)
+        if isinstance(self._source, Store):
+            record = gather(self._grid, self._source)
+            self._table, self._metrics = table(self._grid, record), metrics(self._grid, record)
+        else:
+            self._table, self._metrics = kept_table(self._source), self._source
 
     def _reread(self) -> None:
         self._read()
@@ -100,4 +103,10 @@ def study(
     return StudyPanel(grid, Store.of(meant) if store is None else Store(store))
 
 
-__all__ = ["StudyPanel", "study"]
+def kept_study(name: str) -> StudyPanel:
+    """The same panel over the record of a study that lies in data/. Raises DataError when it is missing or changed."""
+    record = kept(name)
+    return StudyPanel(kept_grid(name, record), record)
+
+
+__all__ = ["StudyPanel", "kept_study", "study"]

@@ -38,6 +38,7 @@ def _configure(parser: ArgumentParser) -> None:
     out = _action(actions, "export", "one row a point: config, seconds, metrics")
     out.add_argument("--to", choices=("csv", "parquet"), default="csv", help="parquet needs pyarrow")
     out.add_argument("--out", type=Path, required=True, metavar="FILE", help="where to write")
+    _action(actions, "keep", "put the metrics of a finished study into data/measured/studies/")
     cost = actions.add_parser("cost", help="on paper: what a study of a 1B model takes")
     cost.add_argument("--gpu", choices=("a100", "h100", "h200"), default="h100")
     cost.add_argument("--points", type=int, default=240, metavar="N", help="models that are trained (default: 240)")
@@ -77,7 +78,7 @@ def _run(arguments: Namespace) -> int:
     study = load(arguments.study)
     grid = expand(study, arguments.overrides, arguments.only)
     store = Store(arguments.store) if arguments.store else Store.of(study)
-    actions = {"run": _measure, "status": _status, "show": _show, "export": _export}
+    actions = {"run": _measure, "status": _status, "show": _show, "export": _export, "keep": _keep}
     return actions[arguments.action](grid, store, arguments)
 
 
@@ -167,6 +168,13 @@ def _export(grid: Grid, store: Store, arguments: Namespace) -> int:
     from gatescope.studies.gather import gather, table
 
     print(export(table(grid, gather(grid, store)), arguments.out, arguments.to))
+    return 0
+
+
+def _keep(grid: Grid, store: Store, arguments: Namespace) -> int:
+    from gatescope.studies.keeping import keep
+
+    print(keep(grid, store))
     return 0
 
 

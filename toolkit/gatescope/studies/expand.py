@@ -117,8 +117,13 @@ def expand(study: Study, overrides: Sequence[str] = (), only: Sequence[str] = ()
     order = {value: place for axes in reversed(grids) for place, value in enumerate(axes[study.replicate])}
     # Replicate by replicate, so that a run that is cut short has measured every variant.
     ordered = sorted(points.values(), key=lambda point: order[point.config[study.replicate]])
-    defaults = {field.name: field.default for field in fields(config_class) if field.default is not MISSING}
-    return Grid(study, tuple(ordered), tuple(impossible.values()), versions, defaults)
+    return Grid(study, tuple(ordered), tuple(impossible.values()), versions, config_defaults(study.point))
+
+
+def config_defaults(point: str) -> dict[str, Any]:
+    """The fields of a point function's config that have a default. Raises Refusal as `resolve`."""
+    _, config_class = resolve(point)
+    return {field.name: field.default for field in fields(config_class) if field.default is not MISSING}
 
 
 def _product(axes: Axes) -> Iterable[dict[str, Value]]:
@@ -163,4 +168,4 @@ def _check_values(where: str, config_class: type, axes: Axes) -> None:
                 raise Refusal(where, f"{axis} as {error.wanted}", error.got, step) from error
 
 
-__all__ = ["Grid", "Impossible", "Point", "expand", "resolve"]
+__all__ = ["Grid", "Impossible", "Point", "config_defaults", "expand", "resolve"]

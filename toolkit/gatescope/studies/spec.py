@@ -100,6 +100,9 @@ def names() -> list[str]:
 def load(name: str | Path) -> Study:
     """The study ``name`` of this project, or the one in a TOML file of your own.
 
+    A study that says ``like = "other"`` takes from that study of this project whatever it does not say itself, but for
+    its grid and its axes.
+
     Raises Refusal for an unknown name, a file that is not TOML, and keys that no study has, with the nearest known one.
     """
     path = Path(name)
@@ -111,7 +114,7 @@ def load(name: str | Path) -> Study:
         found = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise Refusal("study", f"a TOML file at {path}", f"{type(error).__name__}: {error}", "correct it") from error
-    return _study(path.stem, found)
+    return _study(path.stem, _inherited(path.stem, found))
 
 
 def nearest(word: str, known: Collection[str]) -> str:
@@ -125,6 +128,20 @@ def refuse_unknown(operator: str, what: str, given: Iterable[str], known: Collec
     for word in given:
         if word not in known:
             raise Refusal(operator, f"{what} among {', '.join(known)}", repr(word), nearest(word, known))
+
+
+def _inherited(name: str, found: dict[str, Any]) -> dict[str, Any]:
+    if "like" not in found:
+        return found
+    own = {key: value for key, value in found.items() if key != "like"}
+    model = found["like"]
+    if model not in names() or model == name:
+        known = [other for other in names() if other != name]
+        raise Refusal(f"study {name}", "like = another study of this project", repr(model), nearest(str(model), known))
+    other = tomllib.loads((FOLDER / f"{model}.toml").read_text(encoding="utf-8"))
+    if "like" in other:
+        raise Refusal(f"study {name}", "like = a study that stands for itself", repr(model), f"name {other['like']!r}")
+    return {key: value for key, value in other.items() if key not in ("grid", "axes", "title")} | own
 
 
 def _study(name: str, found: dict[str, Any]) -> Study:
