@@ -9,11 +9,11 @@ LESSON = Lesson(
     prerequisites=("Lesson 02: you know what a gate after attention does to the sink.",),
     after=(2,),
     objectives=(
-        "name the five places of a gate in attention and say which of them can lower the sink, and why",
-        "tell what a gate's non-linearity does from what its sparsity does, with controls that have one without the other",
-        "compare forty gates with paired seeds and a correction for many comparisons, and say what survives it",
-        "hold a published table beside your own and say where the order carries over and where it does not",
+        "name the five places of a gate in attention and say which of them lower the sink",
+        "tell what a gate's non-linearity does from what its sparsity does, with controls that have one of the two",
+        "compare forty gates with paired seeds and a correction for many comparisons",
+        "hold a published table beside your own and say where its order carries over and where it does not",
     ),
-    main_control="gs-kept-study-metric",
-    main_view="gs-study-numbers",
+    main_control="gs-atlas-vary",
+    main_view="gs-atlas-numbers",
 )

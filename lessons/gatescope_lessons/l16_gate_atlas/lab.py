@@ -1,5 +1,5 @@
-"""The experiment of lesson 16: the studies gate-atlas and learning-rates as one record, and the trained models of lesson
-02 on sequences longer than they were trained on."""
+"""The experiment of lesson 16: the studies gate-atlas and learning-rates as one record, what is read off it, and the
+trained models of lesson 02 on sequences longer than they were trained on."""
 
 from __future__ import annotations
 
@@ -13,11 +13,15 @@ import pandas as pd
 import torch
 import xarray as xr
 from gatescope import data, records
-from gatescope.binding import TASK
+from gatescope.binding import TASK, instruments
 from gatescope.errors import Refusal
+from gatescope.intervals import t_interval
 from gatescope.models import TinyLM, next_token_nll
+from gatescope.recipes import bigram_config, bigram_train_spec
 from gatescope.records import Quantity
 from gatescope.studies.keeping import kept
+from gatescope.studies.points.gate_atlas import GateRun, gate_spec
+from gatescope.train import Training
 from scipy.stats import spearmanr
 
 from gatescope_lessons.l02_one_gate_no_sink import lab as one_gate
@@ -219,6 +223,47 @@ def order(record: xr.Dataset) -> np.ndarray:
     ours = np.array([first(record, **config) for config, _ in rows])
     theirs = [value for _, value in rows]
     return np.array([spearmanr(theirs, ours[:, seed]).statistic for seed in range(ours.shape[1])])
+
+
+def measured_gates(record: xr.Dataset, metric: str, gates: Sequence[dict[str, Any]], lr: float) -> xr.Dataset:
+    """``metric`` along variant and seed, of those ``gates`` that were trained at ``lr`` and have it.
+
+    Raises Refusal when none has, or when all are without it.
+    """
+    names = [name for name in map(label, gates) if name in record.variant.values]
+    found = record[[metric]].sel(variant=names, lr=lr, drop=True).dropna("variant", how="all")
+    found = found.dropna("seed", how="all")
+    if not found.sizes["variant"]:
+        step = f"choose lr = {RATE:g}, at which every gate was trained, or another metric"
+        raise Refusal("atlas", f"gates with {metric} at lr = {lr:g}", "none of these", step)
+    return found
+
+
+def against_control(found: xr.Dataset, metric: str, published: str | None) -> pd.DataFrame:
+    """Columns gate, mean, difference, low, high, paper: every gate of `measured_gates` minus the one without a gate,
+    seed by seed; NaN where there is no such pair, or nothing published."""
+    data, theirs = found[metric], {label(config): held for config, held in PUBLISHED}
+    names = list(map(str, data.variant.values))
+    control = next((name for name in names if name.startswith("no gate")), None)
+    rows = []
+    for name in names:
+        own, difference = data.sel(variant=name), (np.nan, np.nan, np.nan)
+        if control is not None and name != control:
+            difference = t_interval((own - data.sel(variant=control)).dropna("seed").values)
+        number = theirs.get(name, {}).get(published, np.nan) if published else np.nan
+        rows.append((name, float(own.mean()), *difference, number))
+    return pd.DataFrame(rows, columns=["gate", "mean", "difference", "low", "high", "paper"])
+
+
+def training(seed: int = 0, steps: int = 1000, **config: Any) -> Training:
+    """A run of one gate of the atlas, not started, its instruments read every 50 steps.
+
+    Raises Refusal for a gate that there cannot be.
+    """
+    run = GateRun(seed=seed, steps=steps, **config)
+    model = bigram_config(gate=gate_spec(run), n_heads=run.n_heads)
+    spec = bigram_train_spec(seed, lr=run.lr, steps=steps, record_every=50)
+    return Training(model, TASK, spec, probes=instruments(model))
 
 
 def beside(record: xr.Dataset) -> pd.DataFrame:

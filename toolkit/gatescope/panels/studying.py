@@ -25,8 +25,8 @@ _HEADS = ("variant", "n", "mean", "effect", "low", "high", "p (Holm)", "verdict"
 
 
 class StudyPanel(Panel):
-    """Controls ``metric`` and ``where`` (points with one value of an axis). Of a store, a button reads it again, so that
-    a panel may be open while the study runs; a kept record stays as it is."""
+    """Controls ``metric`` and ``where`` (points with one value of an axis). A store can be read again by a button, so
+    that a panel may be open while the study runs; a kept record stays as it is."""
 
     slug = "study"
     pictures = ("parallel_points", "variant_strip", "effects")

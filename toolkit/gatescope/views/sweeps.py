@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from gatescope.views.still import Still
 
 #: What can be turned; the first of them that a variable has is its x axis.
-SWEPT = ("beta", "dimension", "kept", "pairs", "length", "trade", "budget", "share", "keys_kept")
+SWEPT = ("beta", "dimension", "kept", "pairs", "length", "lr", "trade", "budget", "share", "keys_kept")
 _REPEATED = ("seed", "text")
 _MARKERS = "osD^vPX*"
 
