@@ -298,13 +298,39 @@ def grid_points() -> xr.Dataset:
 
 
 @pytest.fixture
+def accesses() -> xr.Dataset:
+    """Two programs copy x [1 x 4] to y, two elements each; the second reads past the end and writes one too many."""
+    reads, writes = np.zeros((2, 9), dtype=int), np.zeros((2, 9), dtype=int)
+    reads[0, :2] = reads[1, 2:4] = reads[1, 8] = 1
+    writes[0, 4:6] = writes[1, 5:8] = 1
+    columns = [0, 1, 2, 3, 0, 1, 2, 3, 4]
+    return xr.Dataset(
+        {
+            "reads": _described(("program", "cell"), reads, "loads of an element"),
+            "writes": _described(("program", "cell"), writes, "stores to an element"),
+        },
+        coords={
+            "program": ["0", "1"],
+            "tensor": ("cell", [*"xxxxyyyyx"]),
+            "row": ("cell", [0] * 9),
+            "column": ("cell", columns),
+            "inside": ("cell", [True] * 8 + [False]),
+            "bytes": ("cell", [4] * 9),
+        },
+        attrs={"T": 1},
+    )
+
+
+@pytest.fixture
 def drawn(
-    record, history, losses, runs, strip, two, falling, mixture, memory, masked, cell, blocks, emerging, grid_points
-):
+    record, history, losses, runs, strip, two, falling, mixture, memory, masked, cell, blocks, emerging, grid_points,
+    accesses,
+):  # fmt: skip
     """View name -> the dataset and the further arguments it is drawn from here."""
     own = {
         "loss_bars": (losses, ()),
         "variant_strip": (runs, ("first_attention",)),
+        "published_scatter": (runs, ("first_attention", {"softmax": 0.467, "g1_element": 0.048})),
         "curves": (runs, ("loss",)),
         **dict.fromkeys(("retrieval_gallery", "state_weights", "mode_bars"), (memory, ())),
         "parallel_points": (grid_points, ("first_attention",)),
@@ -320,6 +346,7 @@ def drawn(
         "expert_load_history": (history, ()),
         "group_expert_map": (history, ()),
         "difference_map": (two, ("first_attention",)),
+        "access_map": (accesses, ()),
     }
     from gatescope.views import VIEWS
 

@@ -78,6 +78,8 @@ _TABLE = (
     Dim("", "budget", "shares of all learners that may run", "budget (share of all learners)"),
     Dim("", "exit", "places where a network can be left, 0 the first", "exit"),
     Dim("", "learner", "learners that a token runs", "learners a token"),
+    Dim("", "program", "instances of a kernel, in the order in which they run", "program"),
+    Dim("", "cell", "elements of the tensors that a kernel touches", "element"),
 )
 
 #: Record name -> Dim.

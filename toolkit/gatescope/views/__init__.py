@@ -87,6 +87,7 @@ _TABLE = (
     ),
     View("loss_bars", "losses", ("nll",), "loss by intervention, with its random controls"),
     View("variant_strip", "variants", (), "one metric over variants, every seed a point"),
+    View("published_scatter", "published", (), "published numbers across, measured ones upwards, a point a variant"),
     View("difference_map", "differences", (), "one variable of two records and their difference, on linked axes"),
     View("rate_lines", "rates", (), "an error over the sample size on logarithmic axes, with its exponent"),
     View(
@@ -112,6 +113,7 @@ _TABLE = (
     View("parallel_points", "parallel", (), "points of a grid as lines over its axes, coloured by a metric"),
     View("curves", "training", (), "one variable over training steps, a line a variant"),
     View("token_strip", "tokens", (), "tokens coloured by a number each"),
+    View("access_map", "accesses", ("reads", "writes"), "which program of a kernel reads and writes which element"),
 )
 #: View name -> View.
 VIEWS: dict[str, View] = {view.name: view for view in _TABLE}
