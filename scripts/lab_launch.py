@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -27,9 +28,9 @@ def launch(place: Place, lab_args: Sequence[str]) -> None:
             if line := describe(copied):
                 print(line)
     except OSError as error:
-        raise SetupError(
-            "work/", f"to write the learner's copies into {place.work}", str(error), "allow writing there"
-        ) from error
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        step = f"{'free space on that disk' if full else 'allow writing there'}; nothing of yours was changed"
+        raise SetupError("work/", f"to write the learner's copies into {place.work}", str(error), step) from error
     quieten(place.venv)
     command = lab_command(place, lab_args)
     print("Opening JupyterLab on work/ (Ctrl-C twice stops it) ...", flush=True)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
+import secrets
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,9 +71,19 @@ def _free_offer(target: Path, last_offered: str | None) -> Path:
 
 def _place(path: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.tmp")
-    shutil.copyfile(path, temporary)
-    temporary.replace(target)
+    _replace(target, path.read_bytes())
+
+
+def _replace(target: Path, content: bytes) -> None:
+    """All of it or nothing, whoever else does the same; what a full disk left of it is removed."""
+    temporary = target.with_name(f".{target.name.lstrip('.')}.{secrets.token_hex(4)}.tmp")
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(target)
+    except OSError:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
 
 
 def _sha256(path: Path) -> str:
@@ -83,11 +94,9 @@ def _read_ledger(work: Path) -> dict[str, str]:
     # Without a readable ledger every differing copy counts as the learner's own: the safe side.
     try:
         return dict(json.loads((work / LEDGER).read_text(encoding="utf-8")))
-    except (OSError, ValueError):
+    except (OSError, ValueError, TypeError):
         return {}
 
 
 def _write_ledger(work: Path, ledger: dict[str, str]) -> None:
-    temporary = work / f"{LEDGER}.tmp"
-    temporary.write_text(json.dumps(ledger, indent=1, sort_keys=True), encoding="utf-8")
-    temporary.replace(work / LEDGER)
+    _replace(work / LEDGER, json.dumps(ledger, indent=1, sort_keys=True).encode())

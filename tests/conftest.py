@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("MPLBACKEND", "agg")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ["GATESCOPE_LIVE"] = ""  # a run that a learner left is not for a test to go on with
 
 import pytest
 import torch
@@ -27,6 +27,7 @@ if not torch.cuda.is_available():
 
 # Every annotated shape of the three packages is checked at each call. The hook must stand before their first import.
 sys.path.insert(0, str(Path(__file__).parent))
+from browser.chromium import FIX, find_chromium
 from shape_checks import leave_kernels_alone
 
 leave_kernels_alone()
@@ -34,7 +35,6 @@ install_import_hook(["gatescope", "gatescope_kernels", "gatescope_lessons"], "sh
 
 ROOT = Path(__file__).resolve().parents[1]
 CI = os.environ.get("CI", "").lower() in {"1", "true", "yes"}
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
 def _missing(what: str, fix: str) -> NoReturn:
@@ -83,13 +83,4 @@ def require() -> Callable[..., None]:
 def chromium(require: Callable[..., None]) -> str:
     """Path of a Chromium that playwright can drive: the system's, else playwright's own."""
     require("playwright")
-    for name in BROWSERS:
-        if found := shutil.which(name):
-            return found
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        bundled = playwright.chromium.executable_path
-    if Path(bundled).is_file():
-        return bundled
-    _missing("a Chromium", "install your system's chromium, or run `.venv/bin/python -m playwright install chromium`")
+    return find_chromium() or _missing("a Chromium", FIX)

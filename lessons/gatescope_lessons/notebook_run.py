@@ -136,6 +136,7 @@ def _environment(job: Job) -> dict[str, str]:
         "GATESCOPE_EDITION": job.edition,
         "GATESCOPE_RUN_DIR": str(folder),
         "GATESCOPE_PROGRESS": str(folder / "progress.jsonl"),
+        "GATESCOPE_LIVE": "",
         "JUPYTER_PREFER_ENV_PATH": "1",
         "OMP_NUM_THREADS": str(job.threads),
         "OMP_WAIT_POLICY": "PASSIVE",

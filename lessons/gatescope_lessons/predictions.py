@@ -18,16 +18,16 @@ if TYPE_CHECKING:
 class Prediction:
     """A question, its options, and the guess (None until a button is pressed). Jupyter shows it as a panel.
 
-    `reveal` compares the guess with what was measured.
+    ``earlier`` is what was pressed in an earlier kernel. `reveal` compares the guess with what was measured.
     """
 
-    def __init__(self, name: str, question: str, options: Sequence[str]) -> None:
+    def __init__(self, name: str, question: str, options: Sequence[str], earlier: str | None = None) -> None:
         import ipywidgets
 
         self.name, self.options = name, tuple(options)
-        self.buttons = ipywidgets.ToggleButtons(options=self.options, value=None, style={"button_width": "auto"})
+        self.buttons = ipywidgets.ToggleButtons(options=self.options, value=earlier, style={"button_width": "auto"})
         self.buttons.add_class("gs-prediction")
-        self._said = ipywidgets.HTML()
+        self._said = ipywidgets.HTML("Your earlier guess; another button changes it." if earlier else "")
         self.panel: ipywidgets.VBox = ipywidgets.VBox(
             [ipywidgets.HTML(f"<b>{html.escape(question)}</b>"), self.buttons, self._said]
         )
@@ -54,7 +54,7 @@ class Prediction:
 
     def _note(self, change: dict[str, object]) -> None:
         notice = journal.note("prediction", self.name, guess=change["new"])
-        self._said.value = f"Noted. {html.escape(notice)}".strip()
+        self._said.value = html.escape(notice) or "Noted."
 
     def _repr_mimebundle_(self, **kwargs: object) -> object:
         return self.panel._repr_mimebundle_(**kwargs)
@@ -63,7 +63,8 @@ class Prediction:
 def predict(name: str, question: str, options: Sequence[str], *, headless: str | None = None) -> Prediction:
     """Ask for a guess before the answer is seen.
 
-    In a headless run (``$GATESCOPE_EDITION`` is set) ``headless``, by default the first option, is pressed at once.
+    A guess in the learner's progress file stands. In a headless run (``$GATESCOPE_EDITION`` is set) ``headless``, by
+    default the first option, is pressed at once.
     Raises Refusal for fewer than two options, a repeated one, or a ``headless`` that is none of them.
     """
     if len(options) < 2 or len(set(options)) < len(options):
@@ -71,7 +72,17 @@ def predict(name: str, question: str, options: Sequence[str], *, headless: str |
     pressed = options[0] if headless is None else headless
     if pressed not in options:
         raise Refusal(f"prediction {name}", f"headless in {tuple(options)}", repr(headless), "name an option")
+    if not os.environ.get("GATESCOPE_EDITION"):
+        return Prediction(name, question, options, _earlier(name, options))
     prediction = Prediction(name, question, options)
-    if os.environ.get("GATESCOPE_EDITION"):
-        prediction.buttons.value = pressed
+    prediction.buttons.value = pressed
     return prediction
+
+
+def _earlier(name: str, options: Sequence[str]) -> str | None:
+    """The last guess in the progress file that is still an option."""
+    found = None
+    for entry in journal.read(journal.journal_path()):
+        if (entry.get("kind"), entry.get("name")) == ("prediction", name) and entry.get("guess") in options:
+            found = str(entry["guess"])
+    return found

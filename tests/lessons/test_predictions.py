@@ -31,6 +31,22 @@ def test_a_press_is_noted(make, progress):
     assert (note["kind"], note["name"], note["guess"]) == ("prediction", "first", OPTIONS[1])
 
 
+def test_a_guess_outlives_its_kernel(make, progress):
+    make().buttons.value = OPTIONS[1]
+    lines = progress.read_text()
+    again = make()
+    assert again.value == OPTIONS[1]
+    assert progress.read_text() == lines, "what was noted is not noted twice"
+    assert "Your earlier guess" in again.panel.children[-1].value
+    again.buttons.value = OPTIONS[0]
+    assert make().value == OPTIONS[0]
+
+
+def test_a_guess_that_is_no_option_any_more_is_forgotten(make, progress):
+    progress.write_text(json.dumps({"kind": "prediction", "name": "first", "guess": "another"}) + "\n")
+    assert make().value is None
+
+
 def test_the_answer_is_compared_with_the_guess_and_escaped(make):
     prediction = make()
     prediction.buttons.value = OPTIONS[2]

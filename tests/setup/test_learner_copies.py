@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import learner_copies
@@ -97,3 +101,64 @@ def test_a_deleted_copy_comes_back_and_checkpoints_stay_out(shelf: tuple[Path, P
     copy_notebooks(source, work)
     (work / "01_a.ipynb").unlink()
     assert outcomes(source, work) == {"01_a.ipynb": "new", "solutions/01_a.ipynb": "current"}
+
+
+@pytest.mark.parametrize("ledger", ["[1, 2]", "5", '{"01_a.ipynb": ', "\x00\x00"])
+def test_a_damaged_ledger_costs_nobody_their_file(shelf: tuple[Path, Path], ledger: str) -> None:
+    source, work = shelf
+    copy_notebooks(source, work)
+    (work / "01_a.ipynb").write_text("mine")
+    (work / learner_copies.LEDGER).write_text(ledger)
+    (source / "01_a.ipynb").write_text("two")
+    assert outcomes(source, work) == {"01_a.ipynb": "offered", "solutions/01_a.ipynb": "current"}
+    assert (work / "01_a.ipynb").read_text() == "mine"
+
+
+def test_a_full_disk_leaves_every_copy_whole_and_the_next_time_goes_on(
+    shelf: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, work = shelf
+    copy_notebooks(source, work)
+    for name in ("01_a.ipynb", "solutions/01_a.ipynb"):
+        (source / name).write_text("two")
+    whole = Path.write_bytes
+
+    def half(path: Path, content: bytes) -> int:
+        whole(path, content[:1])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    with monkeypatch.context() as full:
+        full.setattr(Path, "write_bytes", half)
+        with pytest.raises(OSError, match="No space left"):
+            copy_notebooks(source, work)
+    assert (work / "01_a.ipynb").read_text() == "one"
+    assert list(work.rglob("*.tmp")) == []
+    assert set(outcomes(source, work).values()) == {"refreshed"}
+
+
+def test_what_a_killed_copy_left_is_no_hindrance(shelf: tuple[Path, Path]) -> None:
+    source, work = shelf
+    copy_notebooks(source, work)
+    (work / ".01_a.ipynb.0a0a0a0a.tmp").write_text("ha")
+    (work / "01_a.ipynb").unlink()
+    assert outcomes(source, work)["01_a.ipynb"] == "new"
+    assert (work / "01_a.ipynb").read_text() == "one"
+
+
+def test_two_that_copy_at_once_leave_whole_files(shelf: tuple[Path, Path]) -> None:
+    source, work = shelf
+    for number in range(30):
+        (source / f"{number:02d}_b.ipynb").write_text(f"{number}" * 5000)
+    scripts = Path(learner_copies.__file__).parent
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom learner_copies import copy_notebooks\n"
+        "sys.stdin.read(1)\ncopy_notebooks(Path(sys.argv[1]), Path(sys.argv[2]))\n"
+    )
+    command = [sys.executable, "-c", code, str(source), str(work)]
+    both = [subprocess.Popen(command, cwd=scripts, stdin=subprocess.PIPE) for _ in range(2)]
+    for one in both:
+        one.stdin.write(b"x")
+        one.stdin.close()
+    assert [one.wait(60) for one in both] == [0, 0]
+    assert set(outcomes(source, work).values()) == {"current"}
+    assert list(work.rglob("*.tmp")) == []

@@ -11,9 +11,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
+from typing import IO, Any
 
 from gatescope.errors import DataError, Refusal
 
+_FULL = frozenset(getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG") if hasattr(errno, name))
 _WRITE_ERRNOS = frozenset(
     getattr(errno, name)
     for name in ("EACCES", "EPERM", "EROFS", "ENOSPC", "EDQUOT", "EFBIG", "EIO", "ENOENT", "ENOTDIR", "EEXIST")
@@ -79,18 +81,40 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         code = _errno(error)
         if code is None or code not in _WRITE_ERRNOS or _concerns_another_file(error, path, temporary):
             raise
-        full = errno.errorcode[code] in {"ENOSPC", "EDQUOT", "EFBIG"}
         raise DataError(
             "atomic_write",
             f"to write {path}",
             f"{os.strerror(code)!r}",
             f"free space on the disk of {path.parent}, then try again"
-            if full
+            if code in _FULL
             else f"allow writing to {path.parent}, or point GATESCOPE_CACHE or the output path elsewhere",
         ) from error
     finally:
         with suppress(OSError):  # the error that matters is already on its way
             temporary.unlink(missing_ok=True)
+
+
+def to_write_again(error: OSError, path: Path) -> str:
+    """The next step after ``path`` could not be written, for a sentence that ends there."""
+    if error.errno in _FULL:
+        return f"free space on the disk of {path.parent}"
+    return f"allow writing to {path.parent}"
+
+
+def locked(file: IO[Any] | int, *, wait: bool = False) -> bool:
+    """Lock an open file for as long as it is open; False when another process, or another opening, has it.
+
+    With ``wait`` it is ours when it comes free. Where the operating system has no such locks it always is.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    return True
 
 
 def file_sha256(path: str | Path) -> str:

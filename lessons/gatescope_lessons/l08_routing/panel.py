@@ -65,7 +65,7 @@ class RoutingPanel(TrainPanel):
 
     def _loop(self, max_steps: int | None) -> bool:
         if self.training is None:
-            self.training = self._make()
+            self.training = self._keeper.take(self._make)
             self.bar.max = self.training.steps
             self.draw(self.state)
         return super()._loop(max_steps)

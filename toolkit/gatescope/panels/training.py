@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from html import escape
 from threading import Event, Thread
 from time import monotonic
 from typing import Any, ClassVar
@@ -13,7 +15,9 @@ import xarray as xr
 from gatescope import views
 from gatescope.errors import Refusal
 from gatescope.panels.base import Panel
+from gatescope.panels.keeping import Keeper
 from gatescope.panels.picture import Drawing
+from gatescope.train import Training
 from gatescope.views.style import number
 
 #: Name -> (variable it needs, its number in a record): what is drawn of the records made while training.
@@ -33,6 +37,9 @@ class TrainPanel(Panel):
     make_training   makes a `Training` or any iterable of `Progress` that goes on where it was left
     steps           length of the run, for the progress bar
     interval        seconds between redraws; more where drawing would take over a fifth of the time
+
+    A `Training` without a folder is kept on disk, see `gatescope.panels.keeping`: after a restart of the kernel the
+    same panel goes on from there, and says so. Reset begins anew.
     """
 
     slug = "train"
@@ -41,6 +48,7 @@ class TrainPanel(Panel):
     def __init__(self, make_training: Callable[[], Any], steps: int | None = None, interval: float = 0.4) -> None:
         self._make, self._steps, self.interval = make_training, steps, interval
         self.training: Any = None
+        self._keeper = Keeper(self.stop)
         self._iterator: Iterator[Any] | None = None
         self._thread: Thread | None = None
         self._stop = Event()
@@ -51,7 +59,9 @@ class TrainPanel(Panel):
         self.start_button = self._button("Start", "start", self.start)
         self.stop_button = self._button("Stop", "stop", self.stop)
         self.stop_button.disabled = True
-        super().__init__(self._settings(), extra=[self.start_button, self.stop_button, self.bar, self.status])
+        self.kept = ipywidgets.HTML(layout={"width": "auto"}).add_class("gs-train-kept")
+        extra = [self.start_button, self.stop_button, self.bar, self.status, self.kept]
+        super().__init__(self._settings(), extra=extra)
 
     def _settings(self) -> dict[str, Any]:
         """The controls, for a subclass to replace together with `draw`."""
@@ -84,12 +94,14 @@ class TrainPanel(Panel):
     def reset(self) -> None:
         """Stop, forget the run, and go back to the first settings."""
         self.stop()
+        self._keeper.forget()
         self.training = self._iterator = None
         self._history, self._measured = [], []
         self._tables.clear()
         for picture in self._pictures.values():
             picture.clear()
         self.bar.value, self.status.value, self.start_button.description = 0, "not started", "Start"
+        self.kept.value = ""
         super().reset()
 
     def draw(self, state: Mapping[str, Any]) -> dict[str, Drawing]:
@@ -117,6 +129,7 @@ class TrainPanel(Panel):
         except Exception as error:
             failure = error
             self._iterator = None
+        self._keep(now=True)
         self.refresh()
         if failure is not None:
             self.fail(failure)
@@ -125,7 +138,8 @@ class TrainPanel(Panel):
     def _loop(self, max_steps: int | None) -> bool:
         """Whether the run came to its end."""
         if self.training is None:
-            self.training = self._make()
+            self.training = self._keeper.take(self._make)
+            self._recall()
             spec = getattr(self.training, "spec", None)
             self.bar.max = self._steps or getattr(spec, "steps", 0) or 1
         if self._iterator is None:
@@ -138,6 +152,7 @@ class TrainPanel(Panel):
                 return True
             done += 1
             self._note(progress)
+            self._keep()
             if monotonic() >= due:
                 began = monotonic()
                 self._show()
@@ -145,11 +160,33 @@ class TrainPanel(Panel):
         return bool(self._history) and self._history[-1]["step"] >= self.bar.max
 
     def _note(self, progress: Any) -> None:
-        marked = float("nan") if progress.trigger_loss is None else progress.trigger_loss
-        self._history.append({"step": progress.step, "loss": progress.loss, "trigger_loss": marked})
+        self._append(progress.step, progress.loss, progress.trigger_loss)
         if progress.record is not None:
-            found = {name: read(progress.record) for name, (needs, read) in METRICS.items() if needs in progress.record}
-            self._measured.append({"step": progress.step, **found})
+            self._measure(progress.step, progress.record)
+
+    def _append(self, step: int, loss: float, marked: float | None) -> None:
+        told = float("nan") if marked is None else marked
+        self._history.append({"step": step, "loss": loss, "trigger_loss": told})
+
+    def _measure(self, step: int, record: xr.Dataset) -> None:
+        found = {name: read(record) for name, (needs, read) in METRICS.items() if needs in record}
+        self._measured.append({"step": step, **found})
+
+    def _recall(self) -> None:
+        """What a run that goes on has behind it."""
+        if not isinstance(self.training, Training) or not self.training.step:
+            return
+        for place, (loss, marked) in enumerate(zip(self.training.losses, self.training.trigger_losses, strict=True)):
+            self._append(place + 1, loss, marked)
+        with suppress(Refusal):  # nothing was measured
+            record = self.training.record
+            for step in record.step.values[record.step.values > 0]:
+                self._measure(int(step), record.sel(step=step))
+
+    def _keep(self, *, now: bool = False) -> None:
+        self._keeper.save(now=now)
+        if self.kept.value != (note := escape(self._keeper.note)):
+            self.kept.value = note
 
     def _show(self) -> None:
         self.refresh()

@@ -9,10 +9,10 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from gatescope.errors import DataError
-from gatescope.paths import atomic_write, cache_dir
+from gatescope.paths import atomic_write, cache_dir, locked
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -117,14 +117,14 @@ class Store:
             raise DataError("study", f"to write {path}", repr(error.strerror), step) from error
         with file:
             # The file stays: taking it away would let two runs hold locks on two files of one name.
-            yield _lock(file)
+            yield locked(file)
 
     def claimed(self) -> set[str]:
         """Addresses that a run is measuring now."""
         found = set()
         for address in _names(self.folder / "claims"):
             with suppress(OSError), (self.folder / "claims" / address).open("r+") as file:
-                if not _lock(file):
+                if not locked(file):
                     found.add(address)
         return found
 
@@ -175,19 +175,6 @@ def _read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         step = f"delete {path.parent} and run the study again"
         raise DataError("study", f"a readable {path}", f"{type(error).__name__}: {error}", step) from error
-
-
-def _lock(file: IO[str]) -> bool:
-    """Lock an open file for as long as it is open; False when another process has it."""
-    try:
-        import fcntl
-    except ImportError:
-        return True
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 __all__ = ["Store"]
