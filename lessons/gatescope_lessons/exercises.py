@@ -16,6 +16,7 @@ import linecache
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from types import EllipsisType, FunctionType, MethodType
 from typing import Literal
 
@@ -23,12 +24,13 @@ from gatescope.errors import Refusal
 
 from gatescope_lessons import journal
 
-Status = Literal["passed", "not attempted", "not yet"]
+Status = Literal["passed", "not attempted", "not yet", "cannot run here"]
 
 _COLOUR: dict[Status, str] = {
     "passed": "var(--jp-success-color1, #2e7d32)",
     "not attempted": "var(--jp-info-color1, #0277bd)",
     "not yet": "var(--jp-warn-color1, #ef6c00)",
+    "cannot run here": "var(--jp-info-color1, #0277bd)",
 }
 
 
@@ -65,13 +67,15 @@ class Exercise:
     ``check(*answers)`` returns None when the answer is right, else the first thing wrong with it. Functions reach it
     guarded: what goes wrong inside them, and a blank they still hold, is told to the learner. Calling the exercise
     never raises for a wrong answer; it raises Refusal when the check itself returns something other than text or None.
-    Each wrong attempt shows the next hint. ``afterword`` is what a right answer means.
+    Each wrong attempt shows the next hint. ``afterword`` is what a right answer means. ``needs`` is a package without
+    which the check cannot be made; where it is not installed, the learner is told so, whatever the answer.
     """
 
     name: str
     check: Callable[..., str | None]
     hints: tuple[str, ...] = ()
     afterword: str = ""
+    needs: str = ""
     wrong_attempts: int = field(default=0, init=False)
 
     def __call__(self, *answers: object) -> Result:
@@ -91,6 +95,8 @@ class Exercise:
         return self.check.__module__.rpartition(".")[0].rpartition(".")[2]
 
     def _judge(self, answers: Sequence[object]) -> tuple[Status, str]:
+        if self.needs and find_spec(self.needs) is None:
+            return "cannot run here", f"this check needs the package {self.needs}, which is not installed here"
         blank: tuple[Status, str] = ("not attempted", "put your answer in place of the ... and run the cell again")
         if not answers or any(_holds_blank(answer) for answer in answers):
             return blank
@@ -110,11 +116,13 @@ class Exercise:
         return ("passed", self.afterword) if wrong is None else ("not yet", wrong)
 
 
-def exercise(*, hints: Sequence[str] = (), afterword: str = "") -> Callable[[Callable[..., str | None]], Exercise]:
+def exercise(
+    *, hints: Sequence[str] = (), afterword: str = "", needs: str = ""
+) -> Callable[[Callable[..., str | None]], Exercise]:
     """Make a check function an `Exercise` of the same name."""
 
     def decorate(check: Callable[..., str | None]) -> Exercise:
-        return Exercise(check.__name__, check, tuple(hints), afterword)
+        return Exercise(check.__name__, check, tuple(hints), afterword, needs)
 
     return decorate
 
@@ -162,6 +170,8 @@ def _holds_blank(value: object) -> bool:
         return True
     if isinstance(value, FunctionType):
         return _is_empty(value)
+    if isinstance(kernel := getattr(value, "fn", None), FunctionType):  # Triton's, where ... stands for nothing else
+        return _is_empty(kernel) or ... in kernel.__code__.co_consts
     if isinstance(value, list | tuple | set):
         return any(_holds_blank(item) for item in value)
     return isinstance(value, dict) and any(_holds_blank(item) for item in value.values())

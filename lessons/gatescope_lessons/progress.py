@@ -84,7 +84,7 @@ def progress(shelf: Shelf | None = None, path: Path | None = None) -> list[Progr
     for entry in notes:
         key = (str(entry.get("kind")), str(entry.get("name")))
         lessons = [entry["lesson"]] if "lesson" in entry else owners.get(key, [])
-        if len(lessons) == 1 and entry.get("status") != "not attempted":
+        if len(lessons) == 1 and entry.get("status") not in ("not attempted", "cannot run here"):
             attempts.setdefault((str(lessons[0]), *key), []).append(entry)
     return [
         Progress(

@@ -55,6 +55,23 @@ def test_a_blank_is_not_attempted(answer):
     assert not result.hint
 
 
+@pytest.mark.parametrize("function", [documented_blank, blank_inside])
+def test_a_kernel_that_holds_a_blank_is_not_attempted(function):
+    class Kernel:  # as Triton wraps a function
+        fn = staticmethod(function)
+
+    assert make()(Kernel()).status == "not attempted"
+
+
+def test_where_a_package_is_missing_the_learner_is_told_whatever_the_answer():
+    for answer in (..., lambda x: 2 * x):
+        result = make(needs="no_such_package")(answer)
+        assert result.status == "cannot run here"
+        assert "needs the package no_such_package" in result._repr_html_()
+        assert not result
+    assert make(needs="json")(lambda x: 2 * x).status == "passed"
+
+
 def test_no_answer_at_all_is_not_attempted():
     assert make()().status == "not attempted"
 

@@ -108,6 +108,7 @@ def test_an_exception_that_an_output_widget_shows_is_a_failure(failure):
     [
         ("solution", {"double": "passed"}, ""),
         ("exercise", {"double": "not attempted"}, ""),
+        *((edition, {"double": "cannot run here"}, "") for edition in EDITIONS),
         ("solution", {"double": "not yet"}, "solution edition must say 'passed'\n  double: not yet"),
         ("exercise", {"double": "passed"}, "exercise edition must say 'not attempted'\n  double: passed"),
         ("solution", {}, "1 cells tagged solution, but only 0 checks ran"),
