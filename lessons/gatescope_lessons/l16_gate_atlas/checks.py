@@ -122,7 +122,7 @@ def step_down(answer: Callable[..., Any]) -> str | None:
 def bears(answer: Callable[..., Any]) -> str | None:
     """The largest learning rate that was learnt at."""
     rates = np.array([2e-3, 5e-3, 1e-2, 2e-2, 4e-2, 8e-2])
-    loss = np.array([0.02, 0.01, 2.3, 0.4, np.nan, 3.1])
+    loss = np.array([0.01, 0.02, 2.3, 0.4, np.nan, 3.1])
     try:
         with np.errstate(invalid="ignore"):
             got = answer(rates.copy(), loss.copy(), lab.LEARNT)

@@ -278,7 +278,7 @@ def beside(record: xr.Dataset) -> pd.DataFrame:
             ("perplexity", "loss"),
         ):
             row[f"{name}, paper"] = held.get(name, np.nan)
-            row[f"{metric}, here"] = float(np.nanmean(gate(record, metric, **config)))
+            row[f"{metric}, here"] = float(pd.Series(gate(record, metric, **config)).mean())
         rows.append(row)
     return pd.DataFrame(rows)
 

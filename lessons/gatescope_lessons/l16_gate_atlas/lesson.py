@@ -214,7 +214,7 @@ lab.beside(record)
 
 # %%
 paper = {lab.label(config): row["first_attention"] for config, row in lab.PUBLISHED if "first_attention" in row}
-ours = record[["first_attention"]].sel(lr=lab.RATE, drop=True)
+ours = record[["first_attention"]].sel(variant=list(paper), lr=lab.RATE, drop=True)
 views.published_scatter(ours, "first_attention", paper)
 
 # %% [markdown]

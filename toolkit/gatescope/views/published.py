@@ -52,8 +52,8 @@ def published_scatter(ds: xr.Dataset, metric: str, published: Mapping[str, float
             axes.plot(row.published, row.mean, "o", color=colour, ms=9, mec="white", label=row.variant)
             if row.low == row.low:
                 axes.vlines(row.published, row.low, row.high, color=INK, lw=1.5)
-        reach = max(frame["published"].max(), frame["mean"].max()) * 1.05
-        axes.plot([0, reach], [0, reach], ls="--", lw=1, color=COMPARED, label="the same number")
+        ends = [0, frame["published"].max()]
+        axes.plot(ends, ends, ls="--", lw=1, color=COMPARED, label="the same number")
         axes.set(xlabel="published", ylabel=f"here: {quantity(ds[metric])}")
         axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return figure

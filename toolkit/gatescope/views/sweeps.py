@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 SWEPT = ("beta", "dimension", "kept", "pairs", "length", "lr", "trade", "budget", "share", "keys_kept")
 _REPEATED = ("seed", "text")
 _MARKERS = "osD^vPX*"
+#: So few values of what is turned have a tick each.
+_FEW = 8
 
 
 def sweep_lines_frame(ds: xr.Dataset, name: str, log: str = "") -> pd.DataFrame:
@@ -70,6 +72,10 @@ def sweep_lines(ds: xr.Dataset, name: str, log: str = "") -> Still:
         axes.set(xlabel=axis_label(swept), ylabel=quantity(ds[name]))
         if "x" in log:
             axes.set_xscale("log", base=2)
+            places = sorted(set(frame[swept]))
+            if 1 < len(places) <= _FEW:
+                axes.set_xticks(places)
+                axes.minorticks_off()
             axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         if "y" in log:
             axes.set_yscale("log")
