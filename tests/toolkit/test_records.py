@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -150,11 +151,11 @@ class TestFiles:
         path = records.save(record(), tmp_path / "r.nc")
         before = path.read_bytes()
 
-        def break_off(self, target, **_):
-            target.write_bytes(b"half a file")
+        def break_off(temporary, content):
+            temporary.write_text("half a file")
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(xr.Dataset, "to_netcdf", break_off)
+        monkeypatch.setattr(Path, "write_bytes", break_off)
         with pytest.raises(KeyboardInterrupt):
             records.save(record(value=2.0), path)
         assert path.read_bytes() == before

@@ -34,7 +34,8 @@ def save(record: xr.Dataset, path: str | Path) -> Path:
         variable.attrs = encoded(variable.attrs, repr(name))
         variable.encoding = {}
     with atomic_write(path) as temporary:
-        plain.to_netcdf(temporary, engine=_ENGINE)
+        # Through memory: HDF5 with a file of its own takes the process down when the disk is full.
+        temporary.write_bytes(plain.to_netcdf(engine=_ENGINE))
     return path
 
 
