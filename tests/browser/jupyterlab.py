@@ -29,11 +29,13 @@ _SETTINGS = {
 
 @dataclass(frozen=True)
 class Lab:
-    """A running JupyterLab and the folder it serves."""
+    """A running JupyterLab: the folder it serves, the one with all that it keeps for itself, and its process."""
 
     url: str
     token: str
     root: Path
+    home: Path
+    pid: int
 
     def address(self, notebook: str) -> str:
         """Where ``notebook`` (relative to the root) opens in a fresh workspace."""
@@ -53,11 +55,12 @@ def running(root: Path, home: Path) -> Iterator[Lab]:
         f"--IdentityProvider.token={token}",
         "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
         "--LabApp.extension_manager=readonly",
+        "--LabApp.expose_app_in_browser=True",
     ]
     with log.open("w", encoding="utf-8") as output:
         process = subprocess.Popen(command, env=_environment(home), cwd=home, stdout=output, stderr=subprocess.STDOUT)
     try:
-        lab = Lab(f"http://127.0.0.1:{port}", token, root)
+        lab = Lab(f"http://127.0.0.1:{port}", token, root, home, process.pid)
         _wait(lab, process, log)
         yield lab
     finally:
@@ -74,7 +77,7 @@ def _write_settings(home: Path) -> None:
     for name, values in _SETTINGS.items():
         plugin, _, schema = name.partition("/")
         path = home / "settings" / "@jupyterlab" / plugin / f"{schema}.jupyterlab-settings"
-        path.parent.mkdir(parents=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(values), encoding="utf-8")
 
 
@@ -89,6 +92,7 @@ def _environment(home: Path) -> dict[str, str]:
         "JUPYTERLAB_WORKSPACES_DIR": "workspaces",
         "IPYTHONDIR": "ipython",
         "GATESCOPE_PROGRESS": "progress.jsonl",
+        "GATESCOPE_LIVE": "live",
     }
     return kept | {"JUPYTER_PREFER_ENV_PATH": "1"} | {key: str(home / name) for key, name in folders.items()}
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 from urllib.parse import unquote
@@ -50,6 +51,21 @@ class NotebookPage:
         self.page.goto(self.lab.address(notebook))
         expect(self.page.locator(".jp-Notebook .jp-Cell").first).to_be_visible(timeout=60_000)
         self.wait_idle()
+
+    def command(self, name: str, **arguments: object) -> None:
+        """Have JupyterLab execute one of its commands, as its menus do."""
+        self.page.evaluate(
+            "([name, arguments]) => void jupyterapp.commands.execute(name, arguments)", [name, arguments]
+        )
+
+    @contextmanager
+    def dark(self) -> Iterator[None]:
+        """JupyterLab in its dark theme while the block lasts."""
+        self._theme("JupyterLab Dark", light="false")
+        try:
+            yield
+        finally:  # the next test has the same settings
+            self._theme("JupyterLab Light", light="true")
 
     def wait_idle(self, seconds: float = 60) -> None:
         """Wait until the status bar says that the kernel is idle."""
@@ -115,13 +131,28 @@ class NotebookPage:
         """Wait until the first element of a class says ``text``: a moved slider sends every step on its way."""
         expect(self.page.locator(f".{css_class}").first).to_have_text(text, timeout=seconds * 1000)
 
+    def wait_until(self, question: Callable[[], bool], seconds: float) -> None:
+        """Wait until ``question`` is answered with yes."""
+        if not self._holds(question, seconds):
+            self._fail(f"not so after {seconds:g} s")
+
+    def wait_number(self, css_class: str, pattern: str, seconds: float = 60) -> int:
+        """Wait until an element of a class says ``pattern``, whose group is a number; returns that."""
+
+        def found() -> re.Match[str] | None:
+            return re.search(pattern, self.page.locator(f".{css_class}").last.inner_text())
+
+        if not self._holds(lambda: bool(self.page.locator(f".{css_class}").count() and found()), seconds):
+            self._fail(f".{css_class} does not say {pattern} after {seconds:g} s")
+        return int(found()[1])
+
     def overflowing(self) -> list[str]:
         """Outputs and texts wider than their place."""
         return self.page.evaluate(_OVERFLOWING)
 
     def screenshot(self, name: str) -> Path:
         """The whole notebook, from its first cell on, as artifacts/screens/<name>.png."""
-        size = self.page.viewport_size or {"width": 1280, "height": 900}
+        size = self.page.viewport_size or {"width": 1280, "height": 800}
         panel = self.page.locator(".jp-WindowedPanel-outer").first
         height = int(panel.evaluate("panel => panel.scrollHeight")) + 100
         self.page.set_viewport_size({"width": size["width"], "height": min(height, _TALLEST)})
@@ -130,6 +161,11 @@ class NotebookPage:
         self.page.screenshot(path=path, animations="disabled")
         self.page.set_viewport_size(size)
         return path
+
+    def _theme(self, name: str, light: str) -> None:
+        self.command("apputils:change-theme", theme=name)
+        expect(self.page.locator(f'body[data-jp-theme-light="{light}"]')).to_be_attached(timeout=20_000)
+        self.page.wait_for_timeout(300)  # what fades
 
     def _prompts(self) -> list[str]:
         prompts = self.page.locator(".jp-Notebook .jp-CodeCell .jp-InputPrompt").all_inner_texts()
