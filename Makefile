@@ -3,6 +3,8 @@
 #   PYTHON        interpreter for .venv (3.11 to 3.14)         make lab PYTHON=/opt/python3.12/bin/python3
 #   TORCH_INDEX   index with CPU builds of torch; empty: pip's own settings only
 #   LAB_ARGS      passed to JupyterLab                         make lab LAB_ARGS="--no-browser --port=9000"
+#   WHEELHOUSE    install from this folder of wheels alone     make lab WHEELHOUSE=/media/usb/wheelhouse
+#   OUT           folder that make wheelhouse fills            make wheelhouse OUT=/media/usb/wheelhouse
 #   ARGS          passed to the command behind a target        make test ARGS="tests/ops -k sink"
 
 SHELL := /bin/sh
@@ -14,11 +16,12 @@ BOOTSTRAP = $(or $(PYTHON),$(error No Python 3.11 to 3.14 with its venv module w
 BIN := .venv/bin
 LAB_ARGS ?=
 ARGS ?=
+OUT ?= wheelhouse
 
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev lab test notebooks claims build bench compile-report site lint clean
+.PHONY: help setup setup-dev lab test notebooks claims build bench compile-report site wheelhouse lint clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -56,6 +59,9 @@ compile-report: setup  ## compile every kernel for four GPUs, none needed; regis
 
 site: setup-dev  ## every solved lesson, the claims and the API as pages that open offline, in site/
 	@$(BIN)/gatescope site $(ARGS)
+
+wheelhouse: setup  ## every wheel of the lab in one folder, from which others set up without network
+	@$(BOOTSTRAP) wheelhouse $(OUT)
 
 lint: setup-dev  ## ruff and mypy
 	@$(BIN)/ruff check

@@ -1,4 +1,4 @@
-"""Set up and open the lab: ``python scripts/bootstrap.py {setup,lab,clean}``. Standard library only.
+"""Set up and open the lab: ``python scripts/bootstrap.py {setup,lab,wheelhouse,clean}``. Standard library only.
 
 The Makefile calls this file and holds no logic of its own. This module gates on the version of Python, so it keeps to
 syntax that an old Python can still read; the work is in the modules beside it.
@@ -28,14 +28,20 @@ def main(argv=None):
         print(refusal, file=sys.stderr)
         return 2
 
+    import pathlib
+
     import lab_launch
     import setup_steps
+    import wheelhouse
 
     parser = argparse.ArgumentParser(prog="bootstrap", description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
     setup = commands.add_parser("setup", help="make .venv, install the pins, convert SmolLM2 once")
     setup.add_argument("--dev", action="store_true", help="also what the tests need")
     commands.add_parser("lab", help="set up, copy the notebooks into work/, open JupyterLab there (it gets the rest)")
+    wheels = commands.add_parser("wheelhouse", help="every wheel of the lab in one folder, to set up without network")
+    wheels.add_argument("out", type=pathlib.Path, help="the folder, made when it is missing")
+    wheels.add_argument("--dev", action="store_true", help="also what the tests need")
     commands.add_parser("clean", help="remove what a run leaves behind; keeps .venv, .cache and work")
     # JupyterLab's own options must reach it in their order, so argparse never sees them.
     argv = list(sys.argv[1:] if argv is None else argv)
@@ -49,6 +55,8 @@ def main(argv=None):
         elif known.command == "lab":
             setup_steps.set_up(place, dev=False)
             lab_launch.launch(place, lab_args)
+        elif known.command == "wheelhouse":
+            wheelhouse.fill(place, known.out, dev=known.dev)
         else:
             setup_steps.clean(place)
     except setup_steps.SetupError as error:

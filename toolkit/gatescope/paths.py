@@ -25,20 +25,36 @@ _WRITE_ERRNOS = frozenset(
 _ERRNO_IN_MESSAGE = re.compile(r"(?:os error|errno =) (\d+)")
 
 
-def repo_root() -> Path:
+def checkout() -> Path | None:
     """The checkout this package runs from: ``$GATESCOPE_ROOT``, else found from the package's own location.
 
-    Raises Refusal when that folder holds no ``data/``.
+    None where the packages were installed alone, without ``data/``. Raises Refusal when the folder that
+    ``$GATESCOPE_ROOT`` names holds no ``data/``.
     """
     named = os.environ.get("GATESCOPE_ROOT")
     root = Path(named).expanduser().resolve() if named else Path(__file__).resolve().parents[2]
-    if not (root / "data").is_dir():
-        origin = "$GATESCOPE_ROOT" if named else "the folder two above the gatescope package"
+    if (root / "data").is_dir():
+        return root
+    if not named:
+        return None
+    raise Refusal(
+        "checkout",
+        "a checkout of this project with a data/ folder",
+        f"{root} ($GATESCOPE_ROOT) without one",
+        "set GATESCOPE_ROOT to your clone",
+    )
+
+
+def repo_root() -> Path:
+    """The `checkout`, for what needs one. Raises Refusal when there is none."""
+    root = checkout()
+    if root is None:
         raise Refusal(
-            "repo_root",
-            "a checkout of this project with a data/ folder",
-            f"{root} ({origin}) without one",
-            "set GATESCOPE_ROOT to your clone, or install it with pip install -e",
+            "checkout",
+            "a checkout of this project with its notebooks/ and data/",
+            f"the packages installed alone, in {Path(__file__).resolve().parents[1]}",
+            "clone the repository or unpack the course, run `make lab` there and use its .venv, "
+            "or set GATESCOPE_ROOT to it",
         )
     return root
 
@@ -49,12 +65,16 @@ def data_dir() -> Path:
 
 
 def cache_dir() -> Path:
-    """Where files that can be made again are kept: ``$GATESCOPE_CACHE``, else ``.cache`` in the checkout.
+    """Where files that can be made again are kept: ``$GATESCOPE_CACHE``, else ``.cache`` in the checkout, else
+    ``gatescope`` in the user's cache (``$XDG_CACHE_HOME``, else ``~/.cache``).
 
     The folder need not exist yet; `atomic_write` makes it.
     """
-    named = os.environ.get("GATESCOPE_CACHE")
-    return Path(named).expanduser().resolve() if named else repo_root() / ".cache"
+    if named := os.environ.get("GATESCOPE_CACHE"):
+        return Path(named).expanduser().resolve()
+    if root := checkout():
+        return root / ".cache"
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "gatescope"
 
 
 @contextmanager
