@@ -8,4 +8,4 @@ The main job, in four lines:
     views.sink_heatmap(record)  # a figure; views.sink_heatmap_frame(record) gives the numbers it drew
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
