@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from gatescope_kernels.errors import Refusal
 
 if TYPE_CHECKING:
+    from gatescope_kernels.from_source import compile_source
     from gatescope_kernels.ops.block_sparse_attention.api import (
         block_max_attention,
         block_sparse_attention,
@@ -45,6 +46,7 @@ __all__ = [
     "block_max_attention",
     "block_sparse_attention",
     "block_sparse_attention_with_lse",
+    "compile_source",
     "compress_2_4",
     "decompress_2_4",
     "gated_attention",
@@ -63,6 +65,7 @@ __all__ = [
 ]
 
 _APIS = (
+    "gatescope_kernels.from_source",
     "gatescope_kernels.ops.block_sparse_attention.api",
     "gatescope_kernels.ops.gated_attention.api",
     "gatescope_kernels.ops.gated_linear_attention.api",

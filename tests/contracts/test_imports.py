@@ -93,7 +93,11 @@ ONLY_IN = {
     "dask": {"gatescope.studies"},
     "sklearn": {"gatescope.tasks"},
     "fla": {"gatescope_kernels.ops.gated_linear_attention.bench"},
-    "triton": {"gatescope_kernels.ops", "gatescope_kernels.compiled"},
+    "triton": {
+        "gatescope_kernels.ops",
+        "gatescope_kernels.compiled",
+        "gatescope_lessons.l15_fused_gate_kernel",
+    },
     "liger_kernel": {"gatescope_kernels.ops.polynorm.bench"},
 }
 NO_TORCH = ("gatescope.views", "gatescope.records", "gatescope.dims", "gatescope.paths", "gatescope.data")
