@@ -21,7 +21,7 @@ OUT ?= wheelhouse
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev lab test notebooks claims build bench compile-report site wheelhouse lint clean
+.PHONY: help setup setup-dev lab test notebooks claims build bench latency compile-report site wheelhouse lint clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -53,6 +53,9 @@ build: setup  ## lessons -> notebooks
 # Nothing else runs beside a bench, so waiting threads may spin: put to sleep between regions, they cost a third more.
 bench: setup  ## time the kernels on this machine
 	@env -u OMP_WAIT_POLICY $(BIN)/gatescope bench $(ARGS)
+
+latency: setup-dev  ## time lessons in a real browser: the first picture, and a moved control to the redrawn view
+	@env -u OMP_WAIT_POLICY $(BIN)/python scripts/latency.py $(ARGS)
 
 compile-report: setup  ## compile every kernel for four GPUs, none needed; registers, spills, roofline
 	@$(BIN)/gatescope compile-report $(ARGS)

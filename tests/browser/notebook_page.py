@@ -81,7 +81,7 @@ class NotebookPage:
         self._fail("no cell ran after six tries of Run All Cells")
 
     def wait_done(self, seconds: float = 120) -> None:
-        """Wait until every cell that was started has ended and the kernel is idle."""
+        """Wait until every cell that was started has ended, the kernel is idle, and figures are drawn."""
 
         def done() -> bool:
             prompts = self._prompts()
@@ -90,6 +90,7 @@ class NotebookPage:
         if not self._holds(done, seconds):
             self._fail(f"cells still run after {seconds:g} s: prompts {self._prompts()}")
         self.wait_idle()
+        expect(self.page.locator('.jp-OutputArea-output [aria-busy="true"]')).to_have_count(0, timeout=60_000)
 
     def error_outputs(self) -> list[str]:
         """The tracebacks and warnings shown, in cells or in widgets."""

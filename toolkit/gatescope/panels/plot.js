@@ -45,6 +45,7 @@ async function libraryOf(model) {
 export default {
   render({ model, el }) {
     const place = document.createElement("div");
+    place.setAttribute("aria-busy", "true");
     el.replaceChildren(place);
     el.style.width = "100%";
     let Plotly = null;
@@ -60,6 +61,7 @@ export default {
       } catch (error) {
         place.textContent = `This figure could not be drawn: ${error.message}. Run the cell again.`;
       }
+      place.removeAttribute("aria-busy");
     }
 
     // A cell is drawn before it has a place on the page, and pages change their width.
