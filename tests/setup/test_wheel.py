@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy
 import pytest
+from packaging.requirements import Requirement
 
 ALONE = Path(__file__).with_name("alone.py")
 SOURCES = {"toolkit": "gatescope", "kernels": "gatescope_kernels", "lessons": "gatescope_lessons"}
@@ -63,6 +64,18 @@ def test_a_wheel_made_from_the_sdist_would_be_the_same(built: Path, shipped: set
     assert inside == shipped
     assert {"pyproject.toml", "README.md", "LICENSE", "PKG-INFO"} <= names
     assert not any(name.startswith(("data/", "notebooks/", "tests/", "work/")) for name in names)
+
+
+def test_all_that_building_asks_for_is_pinned(root: Path, require: Callable[..., None]) -> None:
+    require("hatchling")
+    pyproject = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
+    pinned = dict(pin.split("==") for pin in pyproject["build-system"]["requires"])
+    ask = "import json, hatchling.build as b; print(json.dumps(b.get_requires_for_build_editable()))"
+    done = subprocess.run([sys.executable, "-c", ask], cwd=root, capture_output=True, text=True, check=True)
+    for text in json.loads(done.stdout):
+        wanted = Requirement(text)
+        assert wanted.specifier.contains(pinned[wanted.name]), text
+    assert f"hatchling=={pinned['hatchling']}" in pyproject["project"]["optional-dependencies"]["dev"]
 
 
 @pytest.fixture(scope="module")
