@@ -367,7 +367,7 @@ if here:
     option = again.options[0 if change < 0 else 1 if change == 0 else 2]
     told = again.reveal(
         option,
-        f"Counted: {100 * change:+.0f} %. Backward reads g where it would read logit, so nothing is saved there, and "
+        f"Counted: {100 * change:+.1f} %. Backward reads g where it would read logit, so nothing is saved there, and "
         "forward has written it. It also lies in memory until then.",
     )
 told if here else None
@@ -386,7 +386,7 @@ told if here else None
 
 # %%
 mine = None  # once exercise 4 is passed: mine = gated_attention
-lab.compiled(mine)
+lab.compiled(mine) if here else None
 
 # %% [markdown]
 # Give it larger tiles, `lab.compiled(mine, BM=128, BN=128)`, and watch the registers run out.

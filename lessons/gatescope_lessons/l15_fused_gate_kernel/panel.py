@@ -56,7 +56,7 @@ class AccessPanel(Panel):
     def draw(self, state: Mapping[str, Any]) -> dict[str, Drawing]:
         """The bytes of this version beside the others, and the map of its memory."""
         if not available():
-            return {name: Drawing(absent(), pd.DataFrame()) for name in self.pictures}
+            return {self.pictures[0]: Drawing(absent(), pd.DataFrame())}
         sizes = {name: value for name, value in state.items() if name != "program"}
         versions = dict.fromkeys((*VERSIONS[:2], state["version"]))
         found = {version: _watched(Setting(**sizes | {"version": version})) for version in versions}
