@@ -7,7 +7,7 @@ from html import escape
 from typing import Literal
 
 from gatescope.errors import Refusal
-from gatescope.views.style import FAINT, FONT, INK, NOTE_SIZE, PAPER, RULE, SOFT_INK, Html
+from gatescope.views.style import COMPARED, FAINT, FONT, INK, NOTE_SIZE, PAPER, RULE, SOFT_INK, Html
 
 from gatescope_lessons.lesson_kit import Shelf, number
 from gatescope_lessons.progress import Progress, next_lesson, progress
@@ -105,7 +105,8 @@ def _card(each: Progress, place: tuple[int, int], goal: bool, leads_to: str) -> 
         f"position:absolute;box-sizing:border-box;left:{x}px;top:{y}px;width:{_WIDTH}px;height:{_HEIGHT}px;"
         f"padding:6px 10px;border-radius:4px;background:{PAPER};{border}"
     )
-    bold = "display:block;font-weight:bold;font-size:14px;line-height:1.25"
+    # The colour of links in a dark theme is made for dark paper.
+    bold = f"display:block;font-weight:bold;font-size:14px;line-height:1.25;color:{COMPARED}"
     link = f'<a href="{escape(each.folder[1:])}.{leads_to}" style="{bold}">{escape(_name(each))}</a>'
     note = f'<div style="color:{SOFT_INK};font-size:{NOTE_SIZE}px;line-height:1.35;margin-top:2px">{small}</div>'
     return f'<div class="gs-course-card" style="{style}">{link}{note}</div>'

@@ -151,7 +151,8 @@ class Panel:
         self.busy.value = '<span role="status" style="margin-left:8px">computing …</span>' if on else ""
 
     def _button(self, label: str, name: str, action: Any) -> ipywidgets.Button:
-        button = ipywidgets.Button(description=label).add_class(f"gs-{self.slug}-{name}")
+        wide = {"width": "auto", "min_width": "148px"}
+        button = ipywidgets.Button(description=label, layout=wide).add_class(f"gs-{self.slug}-{name}")
         button.on_click(lambda _: self._guarded(action))
         return button
 

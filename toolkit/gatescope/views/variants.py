@@ -57,7 +57,7 @@ def variant_strip(ds: xr.Dataset, metric: str, baseline: str | None = None) -> S
     title = f"{quantity(ds[metric])}: {baseline} {number(rows.loc[rows['variant'] == baseline, 'mean'].iloc[0])}"
     if len(other):
         least = other.loc[(other["ratio"] - 1).abs().idxmax()]
-        title += f"; furthest from it {least['variant']} with {number(least['mean'])} ({number(least['ratio'])} ×)"
+        title += f"; furthest from it {least['variant']} with {number(least['mean'])} ({number(least['ratio'])}\u00a0×)"
     note = f"{seeds} seeds; bars: 95 % interval of the mean (Student's t)" if seeds > 1 else "one seed: no interval"
     with still(title, [note, *context(ds, metric)], height=1.7 + 0.45 * len(names)) as (figure, axes):
         places = frame["variant"].astype(str).map(names.index)
