@@ -115,6 +115,15 @@ from gatescope_lessons.glossary import glossary
 glossary()
 
 # %% [markdown]
+# Formulas and shapes are short because their letters keep their meaning: $T$ tokens, $H$ heads, $D$ channels, in every
+# lesson. Where a paper needs a letter for something else, its lesson is named.
+
+# %%
+from gatescope_lessons.symbols import symbol_table
+
+symbol_table()
+
+# %% [markdown]
 # ## Where to go
 #
 # Run the map again, then open the card with the thick frame: for a newcomer

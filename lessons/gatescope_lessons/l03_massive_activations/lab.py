@@ -169,7 +169,7 @@ def _one_head_over_four(record: xr.Dataset) -> np.ndarray:
 
 
 def architecture_rows(record: xr.Dataset, seed: int, parameter: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Features [n f], the fitted parameter [n] and the architecture [n] of every layer of ARCHITECTURES."""
+    """Features [n features], the fitted parameter [n] and the architecture [n] of every layer of ARCHITECTURES."""
     rows = [(arm, layer) for arm in ARCHITECTURES if arm in record.variant for layer in layers_of(arm)]
     features = []
     for arm, layer in rows:

@@ -17,7 +17,7 @@ _N, _D = 7, 4
 
 
 def _memory(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    """Patterns [N, D] of unlike norms, and a state [D]."""
+    """Patterns [N, d] of unlike norms, and a state [d]."""
     generator = torch.Generator().manual_seed(seed)
     patterns = sphere(_N, _D, 1.5, generator) * torch.linspace(0.6, 1.4, _N, dtype=torch.float64)[:, None]
     return patterns, torch.randn(_D, generator=generator, dtype=torch.float64)

@@ -53,7 +53,7 @@ memory
 
 # %% tags=["exercise"]
 def hopfield_update(state, patterns, beta):
-    """state: [D]; patterns: [N, D], one a row; returns the new state, [D]."""
+    """state: [d]; patterns: [N, d], one a row; returns the new state, [d]."""
     return ...
 
 
@@ -62,7 +62,7 @@ checks.hopfield_update(hopfield_update)
 
 # %% tags=["solution"]
 def hopfield_update(state, patterns, beta):
-    """state: [D]; patterns: [N, D], one a row; returns the new state, [D]."""
+    """state: [d]; patterns: [N, d], one a row; returns the new state, [d]."""
     weights = (beta * patterns @ state).softmax(-1)
     return weights @ patterns
 
@@ -92,7 +92,7 @@ checks.hopfield_update(hopfield_update)
 
 # %% tags=["exercise"]
 def hopfield_energy(state, patterns, beta):
-    """state: [D]; patterns: [N, D]; returns one number."""
+    """state: [d]; patterns: [N, d]; returns one number."""
     return ...
 
 
@@ -101,7 +101,7 @@ checks.hopfield_energy(hopfield_energy)
 
 # %% tags=["solution"]
 def hopfield_energy(state, patterns, beta):
-    """state: [D]; patterns: [N, D]; returns one number."""
+    """state: [d]; patterns: [N, d]; returns one number."""
     return state @ state / 2 - torch.logsumexp(beta * patterns @ state, -1) / beta
 
 

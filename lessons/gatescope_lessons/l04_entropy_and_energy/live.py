@@ -116,7 +116,7 @@ def recalled(setting: Setting) -> xr.Dataset:
     )
 
 
-def _on_its_way(found: Retrieval, meant: Float[Tensor, "1 D"]) -> tuple[np.ndarray, list[str]]:
+def _on_its_way(found: Retrieval, meant: Float[Tensor, "1 d"]) -> tuple[np.ndarray, list[str]]:
     shown = sorted({0, 1, 2, found.updates} & set(range(found.updates + 1)))
     names = {0: "query", found.updates: f"after {found.updates} update" + "s" * (found.updates > 1)}
     states = torch.cat([found.states[shown, 0], meant])
@@ -125,7 +125,7 @@ def _on_its_way(found: Retrieval, meant: Float[Tensor, "1 D"]) -> tuple[np.ndarr
     return (mean + norm * states).numpy(), titles
 
 
-def _grey() -> tuple[Float[Tensor, " D"], float]:
+def _grey() -> tuple[Float[Tensor, " d"], float]:
     """The mean of all digits and the mean norm of what differs from it: how a state becomes an image."""
     images = digits()[0].flatten(1).double()
     mean = images.mean(0)

@@ -240,7 +240,7 @@ def _rows(grid: Grid, found: _Found, kind: str, names: Sequence[str]) -> np.ndar
     )
 
 
-def _captured(pretrained: Pretrained, grid: Grid) -> Float[np.ndarray, "N R t 2"]:
+def _captured(pretrained: Pretrained, grid: Grid) -> Float[np.ndarray, "scorers seeds texts 2"]:
     """What is captured at the length that gates were trained at and at twice that; NaN for texts that are too short."""
     at_lengths = []
     for scale in (1, 2):

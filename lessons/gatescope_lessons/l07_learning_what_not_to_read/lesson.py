@@ -53,7 +53,7 @@ print({part: f"{loss:.3f} nats a token" for part, loss in zip(texts.PARTS, story
 
 # %% tags=["exercise"]
 def block_target(a, block):
-    """a: causal weights [T T], T a multiple of block; returns [T / block, T / block], rows that sum to 1."""
+    """a: causal weights [T, T], T a multiple of block; returns [T / block, T / block], rows that sum to 1."""
     return ...
 
 
@@ -62,7 +62,7 @@ checks.block_target(block_target)
 
 # %% tags=["solution"]
 def block_target(a, block):
-    """a: causal weights [T T], T a multiple of block; returns [T / block, T / block], rows that sum to 1."""
+    """a: causal weights [T, T], T a multiple of block; returns [T / block, T / block], rows that sum to 1."""
     largest = a.unflatten(0, (-1, block)).unflatten(2, (-1, block)).amax((1, 3))
     return largest / largest.sum(-1, keepdim=True)
 
@@ -213,7 +213,7 @@ kept.reveal(
 
 # %% tags=["exercise"]
 def mean_received(a):
-    """a: causal weights [T T] of one head; returns [T]."""
+    """a: causal weights [T, T] of one head; returns [T]."""
     return ...
 
 
@@ -222,7 +222,7 @@ checks.mean_received(mean_received)
 
 # %% tags=["solution"]
 def mean_received(a):
-    """a: causal weights [T T] of one head; returns [T]."""
+    """a: causal weights [T, T] of one head; returns [T]."""
     return a.sum(0) / torch.arange(len(a), 0, -1)
 
 

@@ -55,7 +55,7 @@ def crops(tokenizer: Tokenizer, count: int, seed: int) -> Int[Tensor, "B T"]:
     return _joined(own, other)
 
 
-def _joined(own: Int[Tensor, "B P"], other: Int[Tensor, "B Q"]) -> Int[Tensor, "B T"]:
+def _joined(own: Int[Tensor, "B passage"], other: Int[Tensor, "B between"]) -> Int[Tensor, "B T"]:
     return torch.cat([own, other, own], 1)
 
 

@@ -95,7 +95,7 @@ guess.reveal(
 
 # %% tags=["exercise"]
 def switch_loss(p, choice):
-    """p: [tokens, E]; choice: [tokens], the expert of each token."""
+    """p: [T, E]; choice: [T], the expert of each token."""
     return ...
 
 
@@ -104,7 +104,7 @@ checks.switch_loss(switch_loss)
 
 # %% tags=["solution"]
 def switch_loss(p, choice):
-    """p: [tokens, E]; choice: [tokens], the expert of each token."""
+    """p: [T, E]; choice: [T], the expert of each token."""
     E = p.shape[1]
     f = torch.bincount(choice, minlength=E) / len(choice)
     return E * (f * p.mean(0)).sum()
@@ -174,7 +174,7 @@ views.variant_strip(final.sel(variant=top1), "error")
 
 # %% tags=["exercise"]
 def information(counts):
-    """counts: array [clusters, experts] of visits; returns the mutual information in nats."""
+    """counts: array [clusters, E] of visits; returns the mutual information in nats."""
     return ...
 
 
@@ -183,7 +183,7 @@ checks.information(information)
 
 # %% tags=["solution"]
 def information(counts):
-    """counts: array [clusters, experts] of visits; returns the mutual information in nats."""
+    """counts: array [clusters, E] of visits; returns the mutual information in nats."""
     p = counts / counts.sum()
     apart, seen = np.outer(p.sum(1), p.sum(0)), p > 0
     return (p[seen] * np.log(p[seen] / apart[seen])).sum()
@@ -208,9 +208,9 @@ views.group_expert_map(maps.sel(variant="top-1, bias"))
 # ## Begin with everybody
 #
 # Top-1 decides before anybody knows anything. EvoMoE (Nie et al. 2021) begins **dense** and lets go step by step. Its
-# gate divides the logits by a temperature $T$, keeps the experts above a threshold, and cools:
+# gate divides the logits by a temperature $\tau$, keeps the experts above a threshold, and cools:
 #
-# $$p = \mathrm{softmax}\big((x W_r + g)/T\big), \qquad \text{kept where } p_e > c, \qquad T: 2 \to 0.1$$
+# $$p = \mathrm{softmax}\big((x W_r + g)/\tau\big), \qquad \text{kept where } p_e > c, \qquad \tau: 2 \to 0.1$$
 #
 # with Gumbel noise $g$ while it trains. How many experts a token keeps is up to the token.
 #
@@ -221,7 +221,7 @@ views.group_expert_map(maps.sel(variant="top-1, bias"))
 
 # %% tags=["exercise"]
 def sparse_gate(logits, temperature, threshold):
-    """logits: [tokens, E]; returns weights [tokens, E], 0 for those who are left out."""
+    """logits: [T, E]; returns weights [T, E], 0 for those who are left out."""
     return ...
 
 
@@ -230,7 +230,7 @@ checks.sparse_gate(sparse_gate)
 
 # %% tags=["solution"]
 def sparse_gate(logits, temperature, threshold):
-    """logits: [tokens, E]; returns weights [tokens, E], 0 for those who are left out."""
+    """logits: [T, E]; returns weights [T, E], 0 for those who are left out."""
     p = (logits / temperature).softmax(-1)
     return torch.where(p > threshold, p, 0.0)
 

@@ -198,7 +198,7 @@ print(refusal(lambda: scoped(foreign.OwnLM(weights, foreign.by_hand), Sinks(), t
 
 # %% tags=["exercise"]
 def attention(q, k, v, layer):
-    """q, k, v: [B H T K], RoPE applied, not scaled; returns what the heads read, [B H T K]."""
+    """q, k, v: [B, H, T, K], RoPE applied, not scaled; returns what the heads read, [B, H, T, K]."""
     return ...
 
 
@@ -207,7 +207,7 @@ checks.tapped_attention(attention)
 
 # %% tags=["solution"]
 def attention(q, k, v, layer):
-    """q, k, v: [B H T K], RoPE applied, not scaled; returns what the heads read, [B H T K]."""
+    """q, k, v: [B, H, T, K], RoPE applied, not scaled; returns what the heads read, [B, H, T, K]."""
     return attend(AttentionCall(q, k, v), layer=layer)
 
 
