@@ -19,6 +19,6 @@ LESSON = Lesson(
         "count the bytes a kernel moves and say which of them fusing saves",
         "read the registers and spills of your own kernel from its binary, without a GPU",
     ),
-    main_control="gs-access-block",
+    main_control="gs-access-tile_columns",
     main_view="gs-access-numbers",
 )
