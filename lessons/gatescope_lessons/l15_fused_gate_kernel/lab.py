@@ -232,7 +232,7 @@ def compiled(kernel: Any = None, targets: Sequence[str] = ("sm_90", "gfx942"), *
         ]
         for one in binaries
     ]
-    heads = ["", "registers", "spilled", "shared", "tensor-core instructions", "products without", "occupancy"]
+    heads = ["", "registers", "spilled", "shared", "tensor-core instructions", "products without them", "occupancy"]
     spilled = sum(one.spilled for one in binaries)
     title = f"{name}: {', '.join(f'{one.registers} registers on {one.target}' for one in binaries)}, " + (
         f"{spilled} bytes spilled" if spilled else "nothing spilled"
