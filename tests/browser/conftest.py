@@ -9,16 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from .chromium import ARGUMENTS
+from .gallery import write_index
 from .jupyterlab import Lab, running
 from .notebook_page import NotebookPage
-
-_CHROMIUM = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -42,9 +36,16 @@ def browser(chromium: str) -> Iterator:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=_CHROMIUM)
+        browser = playwright.chromium.launch(executable_path=chromium, args=ARGUMENTS)
         yield browser
         browser.close()
+
+
+@pytest.fixture(scope="package", autouse=True)
+def gallery(artifacts: Path) -> Iterator[None]:
+    """A page to leaf through the pictures that the tests leave."""
+    yield
+    write_index(artifacts)
 
 
 @pytest.fixture
@@ -52,7 +53,7 @@ def notebook(lab: Lab, browser, artifacts: Path, request: pytest.FixtureRequest)
     """A tab in which a notebook can be opened."""
     screens = artifacts / "screens"
     screens.mkdir(exist_ok=True)
-    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    context = browser.new_context(viewport={"width": 1280, "height": 800})
     name = re.sub(r"\W+", "-", request.node.name).strip("-")
     yield NotebookPage(context.new_page(), lab, screens, name)
     context.close()
