@@ -176,7 +176,10 @@ clinic_panel(patient="learned sink", show="symptom")
 
 # %% tags=["exercise"]
 def first_attention_with_sink(scores, sink):
-    """scores: [T, T], minus infinity in the future; sink: one logit. It came in as scores.softmax(-1)[1:, 0].mean()."""
+    """scores: [T, T], minus infinity in the future; sink: one logit; returns one number.
+
+    It came in as scores.softmax(-1)[1:, 0].mean()
+    """
     return ...
 
 
@@ -185,7 +188,10 @@ checks.first_attention_with_sink(first_attention_with_sink)
 
 # %% tags=["solution"]
 def first_attention_with_sink(scores, sink):
-    """scores: [T, T], minus infinity in the future; sink: one logit. It came in as scores.softmax(-1)[1:, 0].mean()."""
+    """scores: [T, T], minus infinity in the future; sink: one logit; returns one number.
+
+    It came in as scores.softmax(-1)[1:, 0].mean()
+    """
     outcomes = torch.cat([scores, sink.expand(len(scores), 1)], dim=-1)
     return outcomes.softmax(-1)[1:, 0].mean()
 
@@ -210,8 +216,8 @@ clinic_panel(patient="router entropy", show="symptom")
 # %%
 certain = predict(
     "l14-certain-router",
-    "This metric is given a router that is certain: probability 1 for one of 8 experts. It can be log 8 = 2.08 at "
-    "most. What does it say?",
+    "This metric is given a router that is certain: probability 1 for one of 8 experts. "
+    "It can be log 8 = 2.08 at most. What does it say?",
     ["0", "about 1", "about 2"],
     headless="0",
 )

@@ -34,7 +34,13 @@ class ClinicPanel(Panel):
         dose = ipywidgets.SelectionSlider(
             options=_doses(names[0]), value=PATIENTS[names[0]].start, description="Dose", style=_STYLE, layout=_WIDE
         )
-        show = ipywidgets.ToggleButtons(options=SHOWS, value=SHOWS[1], description="Show", style=_STYLE)
+        show = ipywidgets.ToggleButtons(
+            options=SHOWS,
+            value=SHOWS[1],
+            description="Show",
+            style=_STYLE | {"button_width": "auto"},
+            layout=_WIDE,
+        )
         patient.observe(self._fit, "value")
         super().__init__({"patient": patient, "dose": dose, "show": show})
         self.apply(**settings)
