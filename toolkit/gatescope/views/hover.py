@@ -85,7 +85,8 @@ def hover_figure(
             "y": 1,
             "yanchor": "top",
             "yref": "container",
-            "pad": {"t": 14},
+            # plotly lowers a single line by its height, and the first of several lines not at all.
+            "pad": {"t": 14 if len(heading) + len(lines) == 1 else 14 + round(0.7 * TITLE_SIZE)},
         },
         font={"family": FONT, "size": LABEL_SIZE, "color": INK},
         paper_bgcolor=PAPER,
