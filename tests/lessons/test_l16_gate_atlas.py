@@ -43,7 +43,8 @@ def kept(name: str) -> xr.Dataset:
 @pytest.fixture(scope="module")
 def record() -> xr.Dataset:
     both = lab.atlas([kept(name) for name in lab.STUDIES])
-    labels = {"variant": list(map(lab.label, lab.TRAINED.values())), "length": list(lab.LENGTHS), "seed": list(lab.SEEDS)}
+    names = list(map(lab.label, lab.TRAINED.values()))
+    labels = {"variant": names, "length": list(lab.LENGTHS), "seed": list(lab.SEEDS)}
     rise = np.linspace(0, 3, len(lab.LENGTHS))[None, :, None] * np.array([1.0, 0.5, 0.4, 2.0])[:, None, None]
     at = lab._AT_LENGTH.variable(np.broadcast_to(rise, (4, len(lab.LENGTHS), 5)), labels)
     return xr.merge([both, new({at.name: at})], join="outer", combine_attrs="drop_conflicts")

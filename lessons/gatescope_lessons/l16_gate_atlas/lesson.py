@@ -285,6 +285,29 @@ longer.reveal(min(rises, key=rises.get), ", ".join(f"{name} {rise:+.2f} nats" fo
 scoreboard("l16_gate_atlas")
 
 # %% [markdown]
+# Said plainly:
+#
+# - **Multiplied, by something that reads the token and can reach zero.** Sigmoid, SiLU, tanh and even a linear map do it
+#   after attention. Added ones do not, nor does one that gives every token the same scores. A sigmoid that cannot close
+#   loses much of the effect, in some seeds all of it. So it is not the bend: the linear gate has none.
+# - **After attention is not the only place.** In most seeds the gate after $W_O$ lowers the sink as well, and so does
+#   one on the keys in three of five, so *best of five places* is not shown. On the values the sink grows, as in lesson
+#   02.
+# - **Shared scores** make no difference that five seeds could tell. With two heads there is little to share.
+# - **The loss does not move**, with or without a non-linearity: every variant learns this task.
+# - **Larger learning rates are contradicted here.** At 2e-2 the model without a gate still learns, and none of the
+#   three gates does. It is one task, 1,000 steps, Adam without warm-up. The paper's claim is of long training at a size
+#   where runs diverge through massive activations, and here nothing massive forms.
+# - **Longer contexts** break every variant, with or without a gate: rotary positions that were never trained do that.
+# - **The order of six rows** carries over in part. What breaks it is the value gate, whose sink the paper saw shrink.
+#
+# ## Take away
+#
+# - To say what a gate's property does, build the gate that has all but that property.
+# - Seeds differ: in one of five, a sigmoid after attention keeps a sink of .36. One run would have shown anything.
+# - Forty comparisons want a correction, and a claim wants its terms before its numbers.
+# - What a small model contradicts or does not show, it says of models of its size, its task and its training.
+#
 # ## Further reading
 #
 # - Qiu et al. 2025, *Gated Attention for Large Language Models: Non-linearity, Sparsity, and Attention-Sink-Free*,
