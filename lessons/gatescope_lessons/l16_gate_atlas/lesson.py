@@ -287,8 +287,8 @@ scoreboard("l16_gate_atlas")
 # %% [markdown]
 # Said plainly:
 #
-# - **Multiplied, by something that reads the token and can reach zero.** Sigmoid, SiLU, tanh and even a linear map do it
-#   after attention. Added ones do not, nor does one that gives every token the same scores. A sigmoid that cannot close
+# - **Multiplied, by something that reads the token and can reach zero.** Sigmoid, SiLU, tanh and even a linear map do
+#   it after attention. Added ones do not, nor does one that gives every token the same scores. A sigmoid that cannot close
 #   loses much of the effect, in some seeds all of it. So it is not the bend: the linear gate has none.
 # - **After attention is not the only place.** In most seeds the gate after $W_O$ lowers the sink as well, and so does
 #   one on the keys in three of five, so *best of five places* is not shown. On the values the sink grows, as in lesson
