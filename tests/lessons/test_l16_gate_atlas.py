@@ -166,7 +166,7 @@ def solutions(record):
 def uneven(record):
     """Here the gate that cannot close has a part of the effect."""
     first = record.first_attention.copy()
-    first.loc[{"variant": "sdpa, non sparse sigmoid"}] += np.array([0.1, 0.2, 0.3, 0.25, 0.15])
+    first.loc[{"variant": "sdpa, non sparse sigmoid"}] += np.array([0.1, 0.2, 0.05, 0.1, 0.05])
     return record.assign(first_attention=first)
 
 
