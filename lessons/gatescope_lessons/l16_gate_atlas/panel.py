@@ -82,7 +82,7 @@ class AtlasPanel(Panel):
         names = [(record[name].attrs["long_name"], name) for name in METRICS]
         wide = {"layout": {"width": "70%"}, "style": {"description_width": "90px"}}
         controls = {
-            "vary": ipywidgets.Dropdown(options=list(VARIED), description="What varies", **wide),
+            "vary": ipywidgets.SelectionSlider(options=list(VARIED), description="What varies", **wide),
             "metric": ipywidgets.Dropdown(options=names, description="Metric", **wide),
             "lr": ipywidgets.Dropdown(
                 options=[(f"{rate:g}", rate) for rate in _RATES], value=lab.RATE, description="Learning rate", **wide
