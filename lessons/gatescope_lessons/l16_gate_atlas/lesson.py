@@ -56,7 +56,7 @@ lowest = min(by_place, key=by_place.get)
 place.reveal(lowest, ", ".join(f"{where} {value:.3f}" for where, value in by_place.items()))
 
 # %% [markdown]
-# Go through *What varies*, from top to bottom, before you read on. For each: which gates differ from the one without,
+# Go through *What varies*, from end to end, before you read on. For each: which gates differ from the one without,
 # in every seed? And look at `loss where the context holds the answer`: a gate that prevents learning also prevents a
 # sink.
 #

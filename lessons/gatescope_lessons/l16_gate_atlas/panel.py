@@ -20,7 +20,6 @@ _FUNCTIONS = ("non_sparse_sigmoid", "silu", "tanh", "linear")
 
 #: What varies -> the gates that are compared, the control first.
 VARIED: dict[str, tuple[dict[str, Any], ...]] = {
-    "place": ({}, *({"position": place} for place in ("sdpa", *lab.PLACES))),
     "a score a channel or a head": (
         {},
         *(
@@ -38,6 +37,7 @@ VARIED: dict[str, tuple[dict[str, Any], ...]] = {
             for sharing in ("per_head", "shared")
         ),
     ),
+    "place": ({}, *({"position": place} for place in ("sdpa", *lab.PLACES))),
     "function, after attention": ({}, _SDPA, *(_SDPA | {"activation": name} for name in _FUNCTIONS)),
     "function, on the values": ({}, _VALUE, *(_VALUE | {"activation": name} for name in _FUNCTIONS)),
     "multiplied or added, after attention": (
@@ -82,7 +82,7 @@ class AtlasPanel(Panel):
         names = [(record[name].attrs["long_name"], name) for name in METRICS]
         wide = {"layout": {"width": "70%"}, "style": {"description_width": "90px"}}
         controls = {
-            "vary": ipywidgets.SelectionSlider(options=list(VARIED), description="What varies", **wide),
+            "vary": ipywidgets.SelectionSlider(options=list(VARIED), value="place", description="What varies", **wide),
             "metric": ipywidgets.Dropdown(options=names, description="Metric", **wide),
             "lr": ipywidgets.Dropdown(
                 options=[(f"{rate:g}", rate) for rate in _RATES], value=lab.RATE, description="Learning rate", **wide
