@@ -271,14 +271,14 @@ def beside(record: xr.Dataset) -> pd.DataFrame:
     rows = []
     for config, held in PUBLISHED:
         row: dict[str, Any] = {"gate": label(config)}
-        for name, metric in (
-            ("first_attention", "first_attention"),
-            ("gate_mean", "gate_mean"),
-            ("massive", "massive_ratio"),
-            ("perplexity", "loss"),
+        for name, metric, theirs, ours in (
+            ("first_attention", "first_attention", "sink, paper", "here"),
+            ("gate_mean", "gate_mean", "gate, paper", "here "),
+            ("massive", "massive_ratio", "M-Act, paper", "ratio"),
+            ("perplexity", "loss", "PPL, paper", "loss"),
         ):
-            row[f"{name}, paper"] = held.get(name, np.nan)
-            row[f"{metric}, here"] = float(pd.Series(gate(record, metric, **config)).mean())
+            row[theirs] = held.get(name, np.nan)
+            row[ours] = float(pd.Series(gate(record, metric, **config)).mean())
         rows.append(row)
     return pd.DataFrame(rows)
 

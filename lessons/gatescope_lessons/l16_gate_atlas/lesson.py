@@ -210,7 +210,7 @@ checks.step_down(step_down)
 # al. found is a law of softmax, the *order* of the gates should carry over to a model a hundred thousand times smaller.
 
 # %%
-lab.beside(record)
+lab.beside(record).style.hide(axis="index").format(precision=3, na_rep="")
 
 # %%
 paper = {lab.label(config): row["first_attention"] for config, row in lab.PUBLISHED if "first_attention" in row}
