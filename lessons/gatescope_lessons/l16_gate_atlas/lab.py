@@ -272,8 +272,8 @@ def beside(record: xr.Dataset) -> pd.DataFrame:
     for config, held in PUBLISHED:
         row: dict[str, Any] = {"gate": label(config)}
         for name, metric, theirs, ours in (
-            ("first_attention", "first_attention", "sink, paper", "here"),
-            ("gate_mean", "gate_mean", "gate, paper", "here "),
+            ("first_attention", "first_attention", "sink, paper", "sink"),
+            ("gate_mean", "gate_mean", "gate, paper", "score"),
             ("massive", "massive_ratio", "M-Act, paper", "ratio"),
             ("perplexity", "loss", "PPL, paper", "loss"),
         ):

@@ -117,12 +117,11 @@ def expand(study: Study, overrides: Sequence[str] = (), only: Sequence[str] = ()
     order = {value: place for axes in reversed(grids) for place, value in enumerate(axes[study.replicate])}
     # Replicate by replicate, so that a run that is cut short has measured every variant.
     ordered = sorted(points.values(), key=lambda point: order[point.config[study.replicate]])
-    return Grid(study, tuple(ordered), tuple(impossible.values()), versions, config_defaults(study.point))
+    return Grid(study, tuple(ordered), tuple(impossible.values()), versions, config_defaults(config_class))
 
 
-def config_defaults(point: str) -> dict[str, Any]:
-    """The fields of a point function's config that have a default. Raises Refusal as `resolve`."""
-    _, config_class = resolve(point)
+def config_defaults(config_class: Any) -> dict[str, Any]:
+    """The fields of a config, a frozen dataclass, that have a default."""
     return {field.name: field.default for field in fields(config_class) if field.default is not MISSING}
 
 

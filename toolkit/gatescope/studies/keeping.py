@@ -57,7 +57,7 @@ def kept(name: str) -> xr.Dataset:
 def kept_grid(study: Study | str, record: xr.Dataset) -> Grid:
     """The points of a kept record as a grid, whatever the code of today is: for `effects` and panels."""
     from gatescope.studies.address import Versions
-    from gatescope.studies.expand import config_defaults
+    from gatescope.studies.expand import config_defaults, resolve
 
     study = load(study) if isinstance(study, str) else study
     fields = [str(name) for name in record.coords if name not in ("point", "variant")]
@@ -66,7 +66,7 @@ def kept_grid(study: Study | str, record: xr.Dataset) -> Grid:
         for row, address in enumerate(record.point.values)
     ]
     versions = Versions(str(record.attrs["code_version"]), "")
-    return Grid(study, tuple(points), (), versions, config_defaults(study.point))
+    return Grid(study, tuple(points), (), versions, config_defaults(resolve(study.point)[1]))
 
 
 def kept_table(record: xr.Dataset) -> pd.DataFrame:
