@@ -1,0 +1,101 @@
+"""Every study of this project: its grid possible, its controls there, its code named whole, its points the same twice."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import xarray as xr
+from gatescope.studies import expand, load, spec
+from gatescope.studies.expand import resolve
+from gatescope.studies.gather import reduced
+
+#: Study -> points of it made small: together they execute all that its points execute.
+SMALL: dict[str, list[dict[str, object]]] = {
+    "gate-atlas": [
+        {"steps": 2},
+        {"steps": 2, "position": "sdpa", "activation": "non_sparse_sigmoid"},
+        {
+            "steps": 2,
+            "position": "value",
+            "granularity": "head",
+            "sharing": "shared",
+            "n_heads": 2,
+            "activation": "silu",
+        },
+        {"steps": 2, "position": "output", "combine": "add", "activation": "linear"},
+        {"steps": 2, "position": "query", "source": "none", "activation": "tanh"},
+        {"steps": 2, "position": "key"},
+    ],
+}
+SMALL["learning-rates"] = SMALL["gate-atlas"][:1]
+#: (study, metric) -> the small points that have no such number, by their place.
+WITHOUT = {("gate-atlas", name): {0} for name in ("gate_mean", "gate_closed", "gate_live")}
+WITHOUT |= {("learning-rates", name): places for (_, name), places in WITHOUT.items()}
+#: They carry numbers and make none.
+BOOKKEEPING = ("gatescope.records.", "gatescope.specs", "gatescope.errors")
+
+
+@pytest.fixture(scope="module", params=sorted(SMALL))
+def measured(request):
+    """A study, the records of its small points, made twice, and the files that the second time executed."""
+    study = load(request.param)
+    function, config = resolve(study.point)
+    runs = [config(**changes) for changes in SMALL[request.param]]
+    first = [function(run) for run in runs]
+    executed: set[str] = set()
+
+    def note(frame, event, argument):
+        if event == "call" and frame.f_code.co_name != "<module>":
+            executed.add(frame.f_code.co_filename)
+
+    sys.setprofile(note)
+    try:
+        second = [function(run) for run in runs]
+    finally:
+        sys.setprofile(None)
+    return study, first, second, executed
+
+
+def test_every_study_has_small_points_here():
+    assert set(SMALL) == set(spec.names())
+
+
+@pytest.mark.parametrize("name", spec.names())
+def test_every_point_is_possible_and_has_its_control(name):
+    study = load(name)
+    grid = expand(study)
+    assert grid.impossible == ()
+    configs = [point.config for point in grid.points]
+    assert len({config[study.replicate] for config in configs}) >= 3
+    of_controls = {
+        tuple(config[axis] for axis in (*study.match, study.replicate))
+        for config in configs
+        if all(config[axis] == value for axis, value in study.control.items())
+    }
+    assert {tuple(config[axis] for axis in (*study.match, study.replicate)) for config in configs} == of_controls
+
+
+def test_a_study_names_all_the_code_that_its_points_execute(measured, root):
+    study, _, _, executed = measured
+    modules = {
+        ".".join(Path(path).relative_to(base).with_suffix("").parts).removesuffix(".__init__")
+        for base in (root / "toolkit", root / "kernels")
+        for path in executed
+        if Path(path).is_relative_to(base)
+    }
+    assert {name for name in modules if not name.startswith(BOOKKEEPING)} - set(study.code) == set()
+    assert modules
+
+
+def test_a_point_is_a_pure_function_with_every_metric(measured):
+    study, first, second, _ = measured
+    for place, (record, again) in enumerate(zip(first, second, strict=True)):
+        xr.testing.assert_identical(record, again)
+        joined = record.expand_dims("point")
+        for metric in study.metrics:
+            if place in WITHOUT.get((study.name, metric.name), ()):
+                assert metric.variable not in record
+            else:
+                assert reduced(metric, joined).shape == (1,)
