@@ -138,6 +138,25 @@ def test_resumes_to_the_same_bits(tmp_path: Path, uninterrupted: Training, stop:
     assert same_bits(training(tmp_path), uninterrupted)
 
 
+@pytest.mark.parametrize("momentum", [0.9, 0.0])
+def test_sgd_resumes_to_the_same_bits(tmp_path: Path, uninterrupted: Training, momentum: float) -> None:
+    spec = replace(SPEC, optimizer="sgd", lr=0.1, betas=(momentum, 0.99))
+    whole = training(spec=spec).run(progress=False)
+    advance(training(tmp_path, spec), 13)
+    assert same_bits(training(tmp_path, spec).run(progress=False), whole)
+    assert not same_bits(whole, uninterrupted)
+
+
+def test_sgd_is_torch_s_own() -> None:
+    """One step of momentum 0 moves every weight by lr times its gradient."""
+    spec = replace(SPEC, optimizer="sgd", lr=0.1, betas=(0.0, 0.99), warmup=0, decay_share=0.0, clip=1e9)
+    run = training(spec=spec)
+    before = {name: value.detach().clone() for name, value in run.model.named_parameters()}
+    advance(run, 1)
+    for name, value in run.model.named_parameters():
+        torch.testing.assert_close(value.detach(), before[name] - 0.1 * value.grad)
+
+
 def test_killed_while_writing_resumes_from_the_checkpoint_before(tmp_path: Path, uninterrupted: Training) -> None:
     """A process that dies in the middle of its second write, in a way no handler can catch."""
     script = f"""

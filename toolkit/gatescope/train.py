@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -20,6 +20,8 @@ from gatescope.probes import Probe
 from gatescope.recorder import measure
 
 _CHECKPOINT, _RECORDS = "training.safetensors", "records"
+#: Optimiser -> what it remembers of each parameter.
+_MOMENTS = {"adam": ("exp_avg", "exp_avg_sq"), "sgd": ("momentum_buffer",)}
 
 
 @runtime_checkable
@@ -47,7 +49,8 @@ class TrainSpec:
 
     steps             optimiser steps
     batch             sequences a step
-    lr, betas         Adam's; lr is the plateau of the schedule
+    optimizer         "adam", or "sgd" with a momentum of betas[0]
+    lr, betas         its own; lr is the plateau of the schedule
     clip              largest norm of the whole gradient
     warmup            steps of linear warm-up
     decay_share       share of all steps, at the end, over which lr falls linearly to 0
@@ -63,6 +66,7 @@ class TrainSpec:
     steps: int = 1000
     batch: int = 32
     lr: float = 5e-3
+    optimizer: Literal["adam", "sgd"] = "adam"
     betas: tuple[float, ...] = (0.9, 0.99)
     clip: float = 1.0
     warmup: int = 100
@@ -81,12 +85,19 @@ class TrainSpec:
             raise Refusal("TrainSpec", "warmup >= 0 and seed >= 0", f"{self.warmup}, {self.seed}", "use 0")
         if not (self.lr > 0 and self.clip > 0 and math.isfinite(self.lr)):
             raise Refusal("TrainSpec", "lr > 0 and clip > 0", f"lr={self.lr}, clip={self.clip}", "use 5e-3 and 1.0")
+        if self.optimizer not in _MOMENTS:
+            raise Refusal("TrainSpec", "optimizer 'adam' or 'sgd'", repr(self.optimizer), "choose one of them")
         if self.scored not in ("all", "marked"):
             raise Refusal("TrainSpec", "scored 'all' or 'marked'", repr(self.scored), "choose one of them")
         if not 0 <= self.decay_share <= 1:
             raise Refusal("TrainSpec", "decay_share in [0, 1]", f"{self.decay_share}", "the usual value is 0.2")
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
             raise Refusal("TrainSpec", "two betas in [0, 1)", f"{self.betas}", "use (0.9, 0.99)")
+
+    @property
+    def remembered(self) -> tuple[str, ...]:
+        """What the optimiser keeps of each parameter from step to step."""
+        return () if self.optimizer == "sgd" and not self.betas[0] else _MOMENTS[self.optimizer]
 
     def lr_at(self, step: int) -> float:
         """Learning rate of step 0..steps-1: linear warm-up, plateau, linear decay that would reach 0 at ``steps``."""
@@ -148,9 +159,7 @@ class Training:
         self._records: dict[int, xr.Dataset] = {}
         self._unsaved: list[int] = []
         self._parameters = dict(self.model.named_parameters())
-        self._optimizer = torch.optim.Adam(
-            self._parameters.values(), lr=spec.lr, betas=(spec.betas[0], spec.betas[1]), fused=True
-        )
+        self._optimizer = _optimizer(self._parameters.values(), spec)
         if self.folder is not None and (self.folder / _CHECKPOINT).exists():
             self._resume(self.folder)
 
@@ -242,7 +251,7 @@ class Training:
         tensors = {f"model.{name}": value for name, value in self._parameters.items()}
         for name, parameter in self._parameters.items():
             state = self._optimizer.state[parameter]
-            tensors |= {f"{moment}.{name}": state[moment] for moment in ("exp_avg", "exp_avg_sq")}
+            tensors |= {f"{moment}.{name}": state[moment] for moment in self.spec.remembered}
         while self._unsaved:
             records.save(self._records[self._unsaved[0]], self.folder / _RECORDS / f"{self._unsaved[0]:07d}.nc")
             self._unsaved.pop(0)
@@ -261,7 +270,7 @@ class Training:
                 f"another {', '.join(_differences(ours, found)) or 'run'}",
                 "choose another folder, or delete this one to start again",
             )
-        groups: dict[str, dict[str, Tensor]] = {"model": {}, "exp_avg": {}, "exp_avg_sq": {}}
+        groups: dict[str, dict[str, Tensor]] = {group: {} for group in ("model", *self.spec.remembered)}
         for name, tensor in tensors.items():
             group, _, rest = name.partition(".")
             if group in groups:
@@ -269,11 +278,8 @@ class Training:
         checkpoints.load_weights(self.model, groups["model"], path)
         self.step = metadata["step"]
         for name, parameter in self._parameters.items():
-            self._optimizer.state[parameter] = {
-                "step": torch.tensor(float(self.step)),
-                "exp_avg": groups["exp_avg"][name],
-                "exp_avg_sq": groups["exp_avg_sq"][name],
-            }
+            held = {moment: groups[moment][name] for moment in self.spec.remembered}
+            self._optimizer.state[parameter] = {"step": torch.tensor(float(self.step)), **held}
         self.losses, self.trigger_losses = metadata["history"]["losses"], metadata["history"]["trigger_losses"]
         if self.probes:
             found = {int(path.stem): path for path in sorted((folder / _RECORDS).glob("*.nc"))}
@@ -287,6 +293,12 @@ class Training:
             "train": specs.to_dict(self.spec),
             "task": {"name": type(self.task).__name__, **task},
         }
+
+
+def _optimizer(parameters: Iterable[nn.Parameter], spec: TrainSpec) -> torch.optim.Optimizer:
+    if spec.optimizer == "sgd":
+        return torch.optim.SGD(parameters, lr=spec.lr, momentum=spec.betas[0], fused=True)
+    return torch.optim.Adam(parameters, lr=spec.lr, betas=(spec.betas[0], spec.betas[1]), fused=True)
 
 
 def _differences(ours: Any, found: Any, where: str = "") -> list[str]:
