@@ -111,6 +111,9 @@ def test_a_stream_is_escaped_and_html_is_kept() -> None:
     widgets = Widgets({})
     assert "&lt;b&gt;" in widgets.html({"output_type": "stream", "name": "stdout", "text": ["<b>"]})
     assert "<i>x</i>" in widgets.html({"output_type": "execute_result", "data": {"text/html": "<i>x</i>"}})
+    table = '<thead><tr><th></th>\n<th class="level0"> </th><th>loss</th></tr></thead>'
+    headed = widgets.html({"output_type": "execute_result", "data": {"text/html": table}})
+    assert "<td></td>\n<td></td><th>loss</th>" in headed
     assert "&lt;y&gt;" in widgets.html({"output_type": "execute_result", "data": {"text/plain": "<y>"}})
 
 

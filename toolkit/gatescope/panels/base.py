@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from threading import RLock
 from typing import Any, ClassVar
@@ -15,6 +15,7 @@ from traitlets import TraitError
 from gatescope.errors import Refusal
 from gatescope.panels.picture import Drawing, Picture
 
+Drawings = dict[str, Drawing]
 _WIDE = {"width": "auto"}
 
 
@@ -59,8 +60,9 @@ class Panel:
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
         return self.widget._repr_mimebundle_(**kwargs)
 
-    def draw(self, state: Mapping[str, Any]) -> dict[str, Drawing]:
-        """Pictures for ``state``, by name; those left out stay as they are. May raise anything."""
+    def draw(self, state: Mapping[str, Any]) -> Drawings | Iterator[Drawings]:
+        """Pictures for ``state``, by name; those left out stay as they are. What takes long may yield pictures of what
+        is known so far, and better ones as more becomes known. May raise anything."""
         raise NotImplementedError
 
     @property
@@ -124,10 +126,9 @@ class Panel:
         with self._lock:
             self._working(True)
             try:
-                drawings = self.draw(self.state)
-                for name, drawing in drawings.items():
-                    self._pictures[name].show(drawing.figure)
-                    self._tables[name] = drawing.frame
+                drawn = self.draw(self.state)
+                for drawings in (drawn,) if isinstance(drawn, dict) else drawn:
+                    self._put(drawings)
             except Exception as error:
                 self.fail(error)
             else:
@@ -135,6 +136,11 @@ class Panel:
             finally:
                 self.code_area.value = self.code
                 self._working(False)
+
+    def _put(self, drawings: Drawings) -> None:
+        for name, drawing in drawings.items():
+            self._pictures[name].show(drawing.figure)
+            self._tables[name] = drawing.frame
 
     def fail(self, error: Exception | None) -> None:
         """Show ``error`` in the panel, or clear what is shown."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import ipywidgets
@@ -60,44 +61,34 @@ class IntervenePanel(Panel):
         self.apply(**settings)
         self._defaults = self.state
 
-    def draw(self, state: Mapping[str, Any]) -> dict[str, Drawing]:
-        """Loss bars and the token strip; runs the model once for every setting."""
+    def draw(self, state: Mapping[str, Any]) -> Iterator[dict[str, Drawing]]:
+        """Loss bars and the token strip, after every pass of the model: the intervention first, then its controls."""
         for name in _SHAPING:
             self._controls[name].layout.display = None if name in KINDS[state["kind"]] else "none"
-        record = self.measure(state)
-        shown = "nll_change" if "nll_change" in record else "nll_token"
-        return {
-            "loss_bars": Drawing(views.loss_bars(record), views.loss_bars_frame(record)),
-            "token_strip": Drawing(views.token_strip(record, shown), views.token_strip_frame(record, shown)),
-        }
+        for record in self.passes(state):
+            shown = "nll_change" if "nll_change" in record else "nll_token"
+            yield {
+                "loss_bars": Drawing(views.loss_bars(record), views.loss_bars_frame(record)),
+                "token_strip": Drawing(views.token_strip(record, shown), views.token_strip_frame(record, shown)),
+            }
 
     def measure(self, state: Mapping[str, Any]) -> xr.Dataset:
         """nll(setting) for the model as it is, with the intervention and with its controls; nll_token(token) without,
         and nll_change(token) = with - without."""
+        return deque(self.passes(state), maxlen=1).pop()
+
+    def passes(self, state: Mapping[str, Any]) -> Iterator[xr.Dataset]:
+        """What `measure` returns, as far as it is known after each pass of the model."""
         change = intervention(state)
         pieces, without = self._without(state["text"])
         runs = {"without": ("without", without)}
-        note = "no intervention"
-        if change is not None:
-            runs[state["kind"]] = ("with", self._loss(state["text"], change))
-            controls, note = _controls(change, state["controls"])
-            runs |= {name: ("control", self._loss(state["text"], control)) for name, control in controls.items()}
-        record = xr.Dataset(
-            {
-                "nll": ("setting", [float(loss.mean()) for _, loss in runs.values()], _about("mean loss")),
-                "nll_token": ("token", without, _about("loss of the token")),
-            },
-            coords={
-                "setting": list(runs),
-                "kind": ("setting", [kind for kind, _ in runs.values()]),
-                "token": range(1, len(pieces)),
-                "piece": ("token", list(pieces[1:])),
-            },
-            attrs={"T": len(pieces), "bos": f"none added, the text starts with {pieces[0]!r}", "note": note},
-        )
         if change is None:
-            return record
-        return record.assign(nll_change=("token", runs[state["kind"]][1] - without, _about("loss with - without")))
+            yield _record(pieces, runs, "no intervention")
+            return
+        controls, note = _controls(change, state["controls"])
+        for kind, name, one in (("with", state["kind"], change), *(("control", *pair) for pair in controls.items())):
+            runs[name] = (kind, self._loss(state["text"], one))
+            yield _record(pieces, runs, note)
 
     def _without(self, text: str) -> tuple[Sequence[str], np.ndarray]:
         if self._unchanged is None or self._unchanged[0] != text:
@@ -181,6 +172,28 @@ def _controls(change: Any, count: int) -> tuple[dict[str, Any], str]:
         return {"control: wider window": change.control(0)}, f"control: {change.control_rule}"
     controls = {f"random control {seed}": change.control(seed) for seed in range(count)}
     return controls, f"controls: {change.control_rule}"
+
+
+def _record(pieces: Sequence[str], runs: Mapping[str, tuple[str, np.ndarray]], note: str) -> xr.Dataset:
+    """Losses of runs, name -> (kind, loss of tokens 1..T-1), the unchanged one first."""
+    without = runs["without"][1]
+    changed = [loss for kind, loss in runs.values() if kind == "with"]
+    record = xr.Dataset(
+        {
+            "nll": ("setting", [float(loss.mean()) for _, loss in runs.values()], _about("mean loss")),
+            "nll_token": ("token", without, _about("loss of the token")),
+        },
+        coords={
+            "setting": list(runs),
+            "kind": ("setting", [kind for kind, _ in runs.values()]),
+            "token": range(1, len(pieces)),
+            "piece": ("token", list(pieces[1:])),
+        },
+        attrs={"T": len(pieces), "bos": f"none added, the text starts with {pieces[0]!r}", "note": note},
+    )
+    if not changed:
+        return record
+    return record.assign(nll_change=("token", changed[0] - without, _about("loss with - without")))
 
 
 def _about(long_name: str) -> dict[str, str]:
