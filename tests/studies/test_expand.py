@@ -189,6 +189,8 @@ def test_metrics_and_grids_are_demanded(toy):
             toy(**changes)
     with pytest.raises(Refusal, match="better"):
         spec_module.Metric(name="a", variable="a", better="more")  # type: ignore[arg-type]
+    with pytest.raises(Refusal, match=r"\['layer'\] under both"):
+        spec_module.Metric(name="a", variable="a", at={"layer": 0}, over={"layer": "max"})
 
 
 def test_a_study_like_another_takes_what_it_does_not_say(tmp_path):

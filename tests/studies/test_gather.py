@@ -64,6 +64,8 @@ def test_the_table_has_fields_and_metrics(toy, measured):
         (Metric(name="a", variable="los"), "did you mean 'loss'"),
         (Metric(name="a", variable="loss", over={"layer": "max"}), "dims among"),
         (Metric(name="a", variable="first_attention", over={"layer": "max"}), r"\['head'\] left"),
+        (Metric(name="a", variable="first_attention", at={"length": 8}), "dims among"),
+        (Metric(name="a", variable="first_attention", at={"layer": 2}), r"layer among \[0, 1\], got 2"),
     ],
 )
 def test_a_metric_that_does_not_fit_is_refused(toy, measured, metric, said):
@@ -77,6 +79,13 @@ def test_places_and_means_of_a_dimension(toy, measured, rule, place):
     record = measured(expand(toy(), only=["seed=0"]))
     got = reduced(Metric(name="a", variable="first_attention", over={"layer": rule, "head": "mean"}), record)
     np.testing.assert_allclose(got, record.first_attention.values[:, place].mean(-1))
+
+
+def test_one_place_of_a_dimension_is_taken_by_its_label(toy, store, measured):
+    grid = expand(toy(metrics=(Metric(name="a", variable="first_attention", at={"layer": 1}, over={"head": "max"}),)))
+    record = measured(grid)
+    np.testing.assert_array_equal(table(grid, record)["a"], record.first_attention.values[:, 1].max(-1))
+    assert metrics(grid, record)["a"].attrs["long_name"] == "first-token attention, at layer 1, max over head"
 
 
 def test_a_metric_that_no_point_has_yet_is_said_and_the_rest_is_shown(toy, measured):

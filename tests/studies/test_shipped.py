@@ -30,9 +30,18 @@ SMALL: dict[str, list[dict[str, object]]] = {
     ],
 }
 SMALL["learning-rates"] = SMALL["gate-atlas"][:1]
+SMALL["byte-atlas"] = [{"steps": 2}, {"steps": 2, "position": "sdpa", "activation": "silu", "combine": "add"}]
+SMALL["context-extrapolation"] = [{"steps": 2, "sink": "learned"}, {"steps": 2, "encoding": "none"}]
+SMALL["stability"] = [{"steps": 2, "position": "value"}]
 #: (study, metric) -> the small points that have no such number, by their place.
 WITHOUT = {("gate-atlas", name): {0} for name in ("gate_mean", "gate_closed", "gate_live")}
 WITHOUT |= {("learning-rates", name): places for (_, name), places in WITHOUT.items()}
+WITHOUT |= {("byte-atlas", name): {0} for name in ("gate_mean", "gate_closed", "gate_token_variance")}
+WITHOUT |= {
+    ("context-extrapolation", metric.name): {1}
+    for metric in load("context-extrapolation").metrics
+    if metric.variable.endswith("_stretched")
+}
 #: They carry numbers and make none.
 BOOKKEEPING = ("gatescope.records.", "gatescope.specs", "gatescope.errors")
 

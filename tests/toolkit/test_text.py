@@ -9,6 +9,7 @@ from gatescope.tasks.text import (
     BYTE_BOS,
     BYTE_VOCAB,
     TEXTS,
+    Bytes,
     byte_crops,
     load_topics,
     prose,
@@ -77,6 +78,15 @@ def test_a_crop_may_be_the_whole_text_and_starts_are_uniform():
     counts = torch.bincount(second - ord("a"), minlength=3)
     assert len(counts) == 3
     assert counts.min() > 90
+
+
+def test_parts_of_the_topics_do_not_meet_and_are_all_of_it():
+    text = load_topics().encode()
+    whole = bytes(Bytes(length=len(text) + 1).batch(0, 1)[0][0, 1:].tolist())
+    cut = text.decode()[: 9 * len(load_topics()) // 10].encode()
+    train = bytes(Bytes(length=len(cut) + 1, part="train").batch(0, 1)[0][0, 1:].tolist())
+    rest = bytes(Bytes(length=len(text) - len(cut) + 1, part="held_out").batch(0, 1)[0][0, 1:].tolist())
+    assert whole == text == train + rest
 
 
 @pytest.mark.parametrize(

@@ -73,8 +73,7 @@ def metrics(grid: Grid, record: xr.Dataset) -> xr.Dataset:
     for metric in grid.study.metrics:
         if metric.variable in record:
             about = dict(record[metric.variable].attrs)
-            over = ", ".join(f"{rule} over {dim}" for dim, rule in metric.over.items())
-            about["long_name"] = f"{about['long_name']}{', ' + over if over else ''}"
+            about["long_name"] += metric.reduction
             found[metric.name] = ("point", frame[metric.name].to_numpy(dtype=float), about)
     configs = {point.address: dict(point.config) for point in grid.points}
     replicate = grid.study.replicate
@@ -102,15 +101,21 @@ def by_variant(grid: Grid, found: xr.Dataset) -> xr.Dataset:
 def reduced(metric: Metric, record: xr.Dataset) -> xr.DataArray:
     """The metric's variable with its dimensions reduced, one number a point.
 
-    Raises Refusal for a variable or a dimension that the record does not have, and for dimensions that are left.
+    Raises Refusal for a variable, a dimension or a label that the record does not have, and for dimensions left over.
     """
     where, known = f"metric {metric.name}", list(map(str, record.data_vars))
     if metric.variable not in known:
         raise Refusal(where, "a variable of the records", repr(metric.variable), nearest(metric.variable, known))
     values = record[metric.variable].astype("float64")
-    for dim, rule in metric.over.items():
+    for dim in (*metric.at, *metric.over):
         if dim not in values.dims:
             raise Refusal(where, f"dims among {values.dims}", repr(dim), nearest(dim, list(map(str, values.dims))))
+    for dim, label in metric.at.items():
+        labels = values[dim].values.tolist()
+        if label not in labels:
+            raise Refusal(where, f"a label of {dim} among {labels}", repr(label), "choose one of them")
+        values = values.sel({dim: label}, drop=True)
+    for dim, rule in metric.over.items():
         values = (
             values.isel({dim: 0 if rule == "first" else -1})
             if rule in ("first", "last")

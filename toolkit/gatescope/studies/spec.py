@@ -26,14 +26,16 @@ class Metric:
 
     name      what tables call it
     variable  of the record
-    over      how each of the variable's dimensions is reduced, in this order; none may be left
+    at        dimension -> the label on it where the variable is taken, before the rest is reduced
+    over      how each of the other dimensions is reduced, in this order; none may be left
     better    where good values lie, for the list of best and worst points
 
-    Raises Refusal for a rule that is not in `Reduction`.
+    Raises Refusal for a rule that is not in `Reduction`, and a dimension under both ``at`` and ``over``.
     """
 
     name: str
     variable: str
+    at: Mapping[str, Value] = field(default_factory=dict)
     over: Mapping[str, str] = field(default_factory=dict)
     better: str = "less"
 
@@ -42,8 +44,16 @@ class Metric:
             if rule not in get_args(Reduction):
                 got = f"{rule!r} over {dim}"
                 raise Refusal(f"metric {self.name}", f"a reduction of {get_args(Reduction)}", got, "choose one of them")
+        if both := [dim for dim in self.at if dim in self.over]:
+            raise Refusal(f"metric {self.name}", "a dimension under at or over", f"{both} under both", "keep one")
         if self.better not in get_args(Better):
             raise Refusal(f"metric {self.name}", f"better {get_args(Better)}", repr(self.better), "choose one of them")
+
+    @property
+    def reduction(self) -> str:
+        """What is done to the variable, in words: ", at length 512, max over layer"."""
+        words = [f"at {dim} {label}" for dim, label in self.at.items()]
+        return "".join(f", {word}" for word in (*words, *(f"{rule} over {dim}" for dim, rule in self.over.items())))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,6 +11,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Literal
 
 import torch
 from jaxtyping import Int
@@ -195,11 +196,23 @@ def byte_crops(text: str, batch: int, length: int, *, seed: int) -> Int[Tensor, 
 
 @dataclass(frozen=True, kw_only=True)
 class Bytes:
-    """Random crops of Python's help topics, a byte a token, each behind a BOS: something to train on."""
+    """Random crops of Python's help topics, a byte a token, each behind a BOS: something to train on.
+
+    length  tokens of a crop, BOS included
+    part    "train" is the first nine tenths of the text, "held_out" the rest, which then no crop of "train" shows
+    """
 
     length: int = 64
+    part: Literal["all", "train", "held_out"] = "all"
 
     def batch(self, seed: int | Sequence[int], size: int) -> tuple[Int[Tensor, "B T"], None]:
         """``size`` crops, the same for the same seed."""
         parts = (0, seed) if isinstance(seed, int) else tuple(seed)
-        return byte_crops(load_topics(), size, self.length, seed=1_000_003 * parts[0] + parts[1]), None
+        return byte_crops(_topics(self.part), size, self.length, seed=1_000_003 * parts[0] + parts[1]), None
+
+
+@cache
+def _topics(part: str) -> str:
+    text = load_topics()
+    cut = 9 * len(text) // 10
+    return {"all": text, "train": text[:cut], "held_out": text[cut:]}[part]
