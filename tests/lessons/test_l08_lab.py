@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from gatescope.clustered import EXPERTS, ClusterTraining, Recipe, look
 from gatescope.errors import Refusal
 from gatescope.layers import BiasUpdate
 from gatescope_lessons.l08_routing import checks, lab
 from gatescope_lessons.l08_routing.panel import regate_panel, routing_panel
 from gatescope_lessons.l08_routing.regate import Setting, regated, silent_error
-from gatescope_lessons.l08_routing.training import EXPERTS, RECIPES, ClusterTraining, Recipe, look
+from gatescope_lessons.l08_routing.training import RECIPES
 from gatescope_lessons.papers import load_claims
 from gatescope_lessons.verdicts import judge
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from gatescope.binding import held_out
+from gatescope.clustered import look
 from gatescope.errors import Refusal
 from gatescope.intervals import t_interval
 from gatescope.layers.balancing import switch_loss
@@ -21,7 +22,6 @@ from gatescope.taps import RouterScores, attached
 from gatescope_lessons.l02_one_gate_no_sink import lab as gated
 from gatescope_lessons.l04_entropy_and_energy.heads import Kept
 from gatescope_lessons.l08_routing import lab as routed
-from gatescope_lessons.l08_routing.training import look
 from gatescope_lessons.l14_broken_metrics import broken, checks, inputs, lab, sound
 from gatescope_lessons.l14_broken_metrics.drawing import SHOWS
 from gatescope_lessons.l14_broken_metrics.lab import PATIENTS

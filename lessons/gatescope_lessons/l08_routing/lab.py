@@ -10,11 +10,12 @@ import torch
 import xarray as xr
 from gatescope import data, records
 from gatescope.checkpoints import load_weights, read_tensors, write_tensors
+from gatescope.clustered import STEPS, TASK, ClusterTraining
 from gatescope.layers import AuxiliaryLoss, BiasUpdate
 from gatescope.models.routed import RoutedRegressor
 from gatescope.paths import data_dir
 
-from gatescope_lessons.l08_routing.training import RECIPES, STEPS, TASK, ClusterTraining
+from gatescope_lessons.l08_routing.training import RECIPES
 
 SEEDS = (0, 1, 2, 3, 4)
 #: The step at which the claim on an adaptive number of experts looks.

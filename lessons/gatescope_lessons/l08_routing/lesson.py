@@ -11,10 +11,10 @@ profile = "quick"
 import numpy as np
 import torch
 from gatescope import views
+from gatescope.clustered import TASK
 
 from gatescope_lessons.l08_routing import checks, lab
 from gatescope_lessons.l08_routing.panel import regate_panel, routing_panel
-from gatescope_lessons.l08_routing.training import TASK
 from gatescope_lessons.predictions import predict
 from gatescope_lessons.scoreboard import scoreboard
 

@@ -9,6 +9,7 @@ import ipywidgets
 import pandas as pd
 import xarray as xr
 from gatescope import views
+from gatescope.clustered import EXPERTS, STEPS, ClusterTraining, Recipe
 from gatescope.panels.base import Panel
 from gatescope.panels.picture import Drawing
 from gatescope.panels.training import TrainPanel
@@ -16,7 +17,6 @@ from gatescope.views.style import Html, card, number, table
 
 from gatescope_lessons.l08_routing import lab
 from gatescope_lessons.l08_routing.regate import Setting, regated
-from gatescope_lessons.l08_routing.training import EXPERTS, STEPS, ClusterTraining, Recipe
 
 _STYLE = {"description_width": "130px"}
 _WIDE = {"width": "60%"}
@@ -97,7 +97,6 @@ class RegatePanel(Panel):
 
     slug = "regate"
     pictures = ("numbers", "expert_load_heatmap", "group_expert_map")
-    debounce = 0.1
 
     def __init__(self, **settings: Any) -> None:
         self._trained: dict[str, tuple[Any, xr.Dataset]] = {}

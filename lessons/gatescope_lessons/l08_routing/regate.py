@@ -6,12 +6,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import xarray as xr
+from gatescope.clustered import EXPERTS, held_out, look
 from gatescope.errors import Refusal
 from gatescope.layers.routers import dense_to_sparse
 from gatescope.models.routed import RoutedRegressor
 from gatescope.taps import Handler, RouterScores, attached
-
-from gatescope_lessons.l08_routing.training import EXPERTS, held_out, look
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 from gatescope.binding import held_out
+from gatescope.clustered import EXPERTS
+from gatescope.clustered import held_out as samples
 from gatescope.models import TinyLM
 from gatescope.models.smollm2 import load_smollm2
 from gatescope.probes import AttentionRows
@@ -20,8 +22,6 @@ from gatescope_lessons.compare import drawn
 from gatescope_lessons.l02_one_gate_no_sink import lab as gated
 from gatescope_lessons.l04_entropy_and_energy.heads import Kept
 from gatescope_lessons.l08_routing import lab as routed
-from gatescope_lessons.l08_routing.training import EXPERTS
-from gatescope_lessons.l08_routing.training import held_out as samples
 
 #: Tokens of the story that are read, and how many of them stand before the padding.
 LENGTH, TEXT = 128, 32
