@@ -10,8 +10,9 @@ import torch
 import xarray as xr
 from gatescope.errors import Refusal
 from gatescope.mixtures import RouterSpec, hellinger, voronoi_cells
+from gatescope.mixtures.cases import SPARSE, Case, draw, start_near
 from gatescope_lessons.l09_what_a_router_can_know import checks, lab
-from gatescope_lessons.l09_what_a_router_can_know.cases import CASES, SPARSE, Case, draw, start_near
+from gatescope_lessons.l09_what_a_router_can_know.cases import CASES
 from gatescope_lessons.l09_what_a_router_can_know.live import TRUTHS, Setting, fitted
 from gatescope_lessons.l09_what_a_router_can_know.panel import SIZES, mixture_panel
 from gatescope_lessons.papers import load_claims

@@ -6,6 +6,7 @@ A seed is a set of data sets of its own; within it errors are medians over the d
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -13,36 +14,21 @@ import pandas as pd
 import torch
 import xarray as xr
 from gatescope import data, records
-from gatescope.mixtures import Fit, cell_errors, fisher_information, fit_em, hellinger, polish, voronoi_loss
+from gatescope.mixtures import fisher_information
+from gatescope.mixtures.cases import Case, draw
+from gatescope.mixtures.trials import EM_STEPS, QUANTITIES, REPLICATES, STAGES, errors, fit_case
 from gatescope.mixtures.voronoi import GROUPS
 from gatescope.rates import rate
 from gatescope.records import Quantity
 
-from gatescope_lessons.l09_what_a_router_can_know.cases import CASES, HALF, Case, draw, start_near
+from gatescope_lessons.l09_what_a_router_can_know.cases import CASES
 
 SEEDS = (0, 1, 2, 3, 4)
 SIZES = (250, 800, 2500, 8000)
-REPLICATES = 24
-#: EM steps before L-BFGS takes over.
-EM_STEPS = 200
-STAGES = ("EM", "EM, then L-BFGS")
 _INFORMATION_SAMPLES = 4000
 _RUNS = ("sample_size", "setting")
-_SOURCE = "Nguyen et al. 2023 (arXiv 2309.13850); medians over the data sets of a seed"
-
-
-def _error(name: str, long_name: str, formula: str, *dims: str) -> Quantity:
-    return Quantity(name, (*_RUNS, *dims), "1", long_name, formula, _SOURCE, "the truth itself: 0")
-
-
-_HELLINGER = _error("hellinger", "Hellinger distance", "mean over x of sqrt(1 - integral sqrt(p q) dy)")
-_VORONOI = _error("voronoi_loss", "Voronoi loss", "see gatescope.mixtures.voronoi_loss")
-_ALONE = _error("error_alone", "error in cells of one expert", "sqrt(sum p_e |d theta_e|^2), cells of one", "parameter")
-_SHARED = _error(
-    "error_shared", "error in shared cells", "sqrt(sum p_e |d theta_e|^2), cells of two or more", "parameter"
-)
-_TEMPERATURE = _error("error_temperature", "error of the temperature", "|log tau - log tau*|")
-_CAPPED = _error("capped", "share of fits whose optimiser had not come to rest", "mean(not converged)")
+#: The errors of a trial, along the runs.
+_ERRORS = tuple(replace(quantity, dims=(*_RUNS, *quantity.dims)) for quantity in QUANTITIES)
 _GAIN = Quantity(
     "gain",
     ("sample_size",),
@@ -63,31 +49,6 @@ _INFORMATION = Quantity(
 )
 
 
-def fit_case(case: Case, n: int, seed: int, replicates: int = REPLICATES) -> dict[str, Fit]:
-    """Both stages of maximum likelihood on ``replicates`` data sets of ``n`` samples."""
-    generator = torch.Generator().manual_seed(1_000_003 * seed + n)
-    x, y = draw(case.truth, n, replicates, generator)
-    fit = fit_em(start_near(case, replicates, generator), x, y, iterations=EM_STEPS)
-    return dict(zip(STAGES, (fit, polish(fit, x, y)), strict=True))
-
-
-def errors(case: Case, fit: Fit) -> dict[str, np.ndarray]:
-    """Median over data sets of every error of a fit; NaN where a case has no such error."""
-    inputs = torch.linspace(-0.98 * HALF, 0.98 * HALF, 24, dtype=torch.float64)[:, None]
-    own, truth = fit.mixture, case.truth
-    found = {
-        "hellinger": hellinger(own, truth, inputs),
-        "voronoi_loss": voronoi_loss(own, truth),
-        "error_alone": cell_errors(own, truth, shared=False)[0],
-        "error_shared": cell_errors(own, truth, shared=True)[0],
-        "error_temperature": (own.log_temperature - truth.log_temperature).abs(),
-    }
-    if case.router.temperature == "fixed":
-        found["error_temperature"] = torch.full_like(found["hellinger"], torch.nan)
-    medians = {name: values.nanmedian(0).values.numpy() for name, values in found.items()}
-    return {**medians, "capped": np.asarray(float((~fit.converged).double().mean()))}
-
-
 def smallest_information(case: Case, seed: int) -> float:
     """The smallest eigenvalue of the Fisher information at the truth, from samples of their own."""
     x, y = draw(case.truth, _INFORMATION_SAMPLES, 1, torch.Generator().manual_seed(7919 + seed))
@@ -105,7 +66,7 @@ def measure_case(case: Case, seed: int, sizes: Sequence[int] = SIZES, replicates
             np.array([[cell[quantity.name] for cell in row] for row in rows]),
             {dim: coords[dim] for dim in quantity.dims},
         )
-        for quantity in (_HELLINGER, _VORONOI, _ALONE, _SHARED, _TEMPERATURE, _CAPPED)
+        for quantity in _ERRORS
     }
     gains = [float((stages[STAGES[1]].log_likelihood - stages[STAGES[0]].log_likelihood).median()) for stages in fits]
     variables["gain"] = _GAIN.variable(gains, {"sample_size": list(sizes)})

@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from gatescope import views
 from gatescope.mixtures import fisher_information
+from gatescope.mixtures.cases import draw
 
 from gatescope_lessons.l09_what_a_router_can_know import checks, lab
-from gatescope_lessons.l09_what_a_router_can_know.cases import CASES, draw
+from gatescope_lessons.l09_what_a_router_can_know.cases import CASES
 from gatescope_lessons.l09_what_a_router_can_know.live import TRUTHS
 from gatescope_lessons.l09_what_a_router_can_know.panel import mixture_panel
 from gatescope_lessons.predictions import predict

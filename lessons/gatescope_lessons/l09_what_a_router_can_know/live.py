@@ -9,9 +9,8 @@ import xarray as xr
 from gatescope import records
 from gatescope.errors import Refusal
 from gatescope.mixtures import GaussianMoE, RouterSpec, fit_em, hellinger, voronoi_cells
+from gatescope.mixtures.cases import DENSE, HALF, SPARSE, Case, cooled, draw, start_near
 from gatescope.records import Quantity
-
-from gatescope_lessons.l09_what_a_router_can_know.cases import DENSE, HALF, SPARSE, Case, cooled, draw, start_near
 
 #: What can make the data; the last two have the temperature among their unknowns.
 TRUTHS = ("two experts, both on", "three experts, two on", "temperature, linear gate", "temperature, tanh gate")

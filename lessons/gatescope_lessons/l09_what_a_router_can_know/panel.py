@@ -24,7 +24,6 @@ class MixturePanel(Panel):
 
     slug = "mixture"
     pictures = ("numbers", "mixture_fit", "voronoi_plane")
-    debounce = 0.1
 
     def __init__(self, **settings: Any) -> None:
         style = {"description_width": "130px"}

@@ -11,6 +11,8 @@ from gatescope.mixtures.mixture import GaussianMoE
 
 #: Exponent of a cell by how many experts it holds: solvability of a system of polynomials (Ho and Nguyen 2016, 2019).
 _EXPONENT = {1: 1, 2: 4, 3: 6}
+#: Experts in the fullest cell whose exponent is known.
+LARGEST_CELL = max(_EXPONENT)
 #: The parameter groups that `cell_errors` returns.
 GROUPS = ("gate slope", "slope", "intercept", "scale")
 
@@ -21,6 +23,11 @@ def voronoi_cells(fitted: GaussianMoE, truth: GaussianMoE) -> Int[Tensor, "R E"]
     Source: Nguyen et al. 2023 (arXiv 2309.13850), section 2. ``truth`` has R = 1.
     """
     return torch.cdist(_theta(fitted), _theta(truth).expand(fitted.slope.shape[0], -1, -1)).argmin(-1)
+
+
+def cell_sizes(fitted: GaussianMoE, truth: GaussianMoE) -> Int[Tensor, "R cell"]:
+    """How many fitted experts every true one has in its cell, see `voronoi_cells`."""
+    return _count(voronoi_cells(fitted, truth), truth)
 
 
 def cell_errors(
@@ -34,9 +41,7 @@ def cell_errors(
     error of each of GROUPS (NaN where a fit has no such cell) and where a fit has one.
     """
     cells = voronoi_cells(fitted, truth)
-    count = torch.zeros(cells.shape[0], truth.n_experts, dtype=torch.long).scatter_add_(
-        1, cells, torch.ones_like(cells)
-    )
+    count = _count(cells, truth)
     held = count.gather(1, cells)
     inside = held > 1 if shared else held == 1
     weight = _mass(fitted) * inside
@@ -58,11 +63,9 @@ def voronoi_loss(fitted: GaussianMoE, truth: GaussianMoE) -> Float[Tensor, " R"]
     Ho and Nguyen, a reconstruction.
     """
     cells = voronoi_cells(fitted, truth)
-    count = torch.zeros(cells.shape[0], truth.n_experts, dtype=torch.long).scatter_add_(
-        1, cells, torch.ones_like(cells)
-    )
-    if int(count.max()) > max(_EXPONENT):
-        wanted = f"at most {max(_EXPONENT)} experts in a cell"
+    count = _count(cells, truth)
+    if int(count.max()) > LARGEST_CELL:
+        wanted = f"at most {LARGEST_CELL} experts in a cell"
         raise Refusal("voronoi_loss", wanted, f"{int(count.max())}", "fit fewer experts, or read cell_errors")
     mass, true_mass = _mass(fitted), _mass(truth)
     merged = torch.zeros_like(count, dtype=mass.dtype).scatter_add_(1, cells, mass)
@@ -73,6 +76,11 @@ def voronoi_loss(fitted: GaussianMoE, truth: GaussianMoE) -> Float[Tensor, " R"]
     return (merged - true_mass).abs().sum(-1) + (mass[..., None] * _differences(fitted, truth, cells) ** powers).sum(
         (1, 2)
     )
+
+
+def _count(cells: Int[Tensor, "R E"], truth: GaussianMoE) -> Int[Tensor, "R cell"]:
+    none = torch.zeros(cells.shape[0], truth.n_experts, dtype=torch.long)
+    return none.scatter_add_(1, cells, torch.ones_like(cells))
 
 
 def _theta(mixture: GaussianMoE) -> Float[Tensor, "R E P"]:
