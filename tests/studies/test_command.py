@@ -38,6 +38,18 @@ def test_run_status_show_and_export(study, tmp_path, capsys, started):
     assert (tmp_path / "t.csv").read_text().startswith("address,kind,rate,seed")
 
 
+def test_show_along_an_axis(study, capsys):
+    words = ["rate=0.4,0.5", "seed=0,1,2", "--only", "kind=plain,gated"]
+    assert study("run", *words) == 0
+    capsys.readouterr()
+    assert study("show", *words, "--along", "rate") == 0
+    told = capsys.readouterr().out
+    assert "first: first_attention" not in told
+    assert "slope of log metric over log rate" in told
+    assert study("show", *words, "--along", "rates") == 2
+    assert "did you mean 'rate'?" in capsys.readouterr().err
+
+
 def test_crashes_end_with_one_and_status_shows_why(study, capsys):
     assert study("run", "act=raise", "seed=0", "--only", "kind=plain") == 1
     assert "1 crashed" in capsys.readouterr().out

@@ -35,6 +35,7 @@ def _configure(parser: ArgumentParser) -> None:
     _action(actions, "status", "what is finished, crashed, impossible and missing")
     show = _action(actions, "show", "effects with intervals over seeds, best and worst variants, outliers")
     show.add_argument("--metric", nargs="+", metavar="NAME", help="these metrics alone")
+    show.add_argument("--along", metavar="AXIS", help="exponents of the metrics along this axis, such as a sample size")
     out = _action(actions, "export", "one row a point: config, seconds, metrics")
     out.add_argument("--to", choices=("csv", "parquet"), default="csv", help="parquet needs pyarrow")
     out.add_argument("--out", type=Path, required=True, metavar="FILE", help="where to write")
@@ -149,7 +150,7 @@ def _show(grid: Grid, store: Store, arguments: Namespace) -> int:
     from dataclasses import replace
 
     from gatescope.studies.gather import gather, table
-    from gatescope.studies.showing import shown
+    from gatescope.studies.showing import shown, shown_along
     from gatescope.studies.spec import refuse_unknown
 
     study = grid.study
@@ -158,7 +159,8 @@ def _show(grid: Grid, store: Store, arguments: Namespace) -> int:
         metrics = tuple(metric for metric in study.metrics if metric.name in arguments.metric)
         grid = replace(grid, study=replace(study, metrics=metrics))
     record = gather(grid, store)
-    print("\n".join(shown(grid, table(grid, record))))
+    frame = table(grid, record)
+    print("\n".join(shown_along(grid, frame, arguments.along) if arguments.along else shown(grid, frame)))
     _tell("damaged, left out; delete these folders and run again", [f"points/{name}" for name in record.damaged])
     return 0
 

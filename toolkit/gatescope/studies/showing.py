@@ -8,10 +8,12 @@ import pandas as pd
 
 from gatescope.studies.effects import Effect, effects, without_replicate
 from gatescope.studies.expand import Grid
+from gatescope.studies.slopes import Slope, slopes
 from gatescope.studies.spec import Metric
 from gatescope.studies.statistics import ALPHA, FEWEST, outliers
 
 _HEAD = ("variant", "n", "mean", "effect", "95 % interval", "p (Holm)", "verdict")
+_ALONG = ("variant", "n", "exponent", "95 % interval", "p (Holm)", "against 0", "minus control", "p (Holm)", "verdict")
 _ENDS = 3
 
 
@@ -30,6 +32,22 @@ def shown(grid: Grid, frame: pd.DataFrame) -> list[str]:
     ]
     for metric in study.metrics:
         lines += ["", *_metric(grid, frame, metric)]
+    return lines
+
+
+def shown_along(grid: Grid, frame: pd.DataFrame, axis: str) -> list[str]:
+    """The lines of `gatescope study show --along`: exponents along an axis in place of values."""
+    replicate = grid.study.replicate
+    lines = [
+        f"{grid.study.title}: {len(frame)} of {len(grid.points)} points",
+        f"exponent: slope of log metric over log {axis}, mean over {replicate}s, compared with 0",
+        "minus control: mean of the paired differences of exponents",
+        f"interval and p as of effects; a verdict wants p < {ALPHA} and {FEWEST} {replicate}s",
+    ]
+    for metric in grid.study.metrics:
+        found = slopes(grid, frame, metric, axis)
+        rows = _aligned([_ALONG, *map(_exponents, found)]) if found else ["a value is 0 or missing in every variant"]
+        lines += ["", metric.name, *(f"  {row}" for row in rows)]
     return lines
 
 
@@ -53,9 +71,20 @@ def _row(effect: Effect) -> tuple[str, ...]:
     numbers = ("", "", "")
     if effect.mean == effect.mean:
         interval = f"[{effect.low:.3g}, {effect.high:.3g}]" if effect.n > 1 else "one replicate"
-        p = f"{effect.corrected:.2g}" if effect.corrected == effect.corrected else ""
-        numbers = (f"{effect.mean:+.3g}", interval, p)
+        numbers = (f"{effect.mean:+.3g}", interval, _p(effect.corrected))
     return effect.label, str(effect.n), f"{effect.value:.4g}", *numbers, effect.verdict
+
+
+def _exponents(slope: Slope) -> tuple[str, ...]:
+    own, effect = slope.own, slope.effect
+    interval = f"[{own.low:.2f}, {own.high:.2f}]" if own.n > 1 else "one replicate"
+    compared = (f"{effect.mean:+.2f}", _p(effect.corrected)) if effect.mean == effect.mean else ("", "")
+    zero = _p(slope.corrected), slope.verdict
+    return effect.label, str(own.n), f"{own.mean:+.2f}", interval, *zero, *compared, effect.verdict
+
+
+def _p(value: float) -> str:
+    return f"{value:.2g}" if value == value else ""
 
 
 def _outliers(grid: Grid, frame: pd.DataFrame, metric: Metric) -> list[str]:
@@ -75,4 +104,4 @@ def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
-__all__ = ["shown"]
+__all__ = ["shown", "shown_along"]
