@@ -29,6 +29,15 @@ SMALL: dict[str, list[dict[str, object]]] = {
         {"steps": 2, "position": "key"},
     ],
 }
+SMALL["experts"] = [
+    {"steps": 2, "k": 2},
+    {"steps": 2, "experts": 4, "balancing": "loss"},
+    {"steps": 2, "experts": 16, "k": 4, "balancing": "bias"},
+]
+SMALL["gaussian-rates"] = [
+    {"samples": 40, "replicates": 2},
+    {"samples": 40, "replicates": 2, "experts": 5, "k": 3},
+]
 SMALL["learning-rates"] = SMALL["gate-atlas"][:1]
 SMALL["byte-atlas"] = [{"steps": 2}, {"steps": 2, "position": "sdpa", "activation": "silu", "combine": "add"}]
 SMALL["context-extrapolation"] = [{"steps": 2, "sink": "learned"}, {"steps": 2, "encoding": "none"}]
@@ -36,6 +45,7 @@ SMALL["stability"] = [{"steps": 2, "position": "value"}]
 #: (study, metric) -> the small points that have no such number, by their place.
 WITHOUT = {("gate-atlas", name): {0} for name in ("gate_mean", "gate_closed", "gate_live")}
 WITHOUT |= {("learning-rates", name): places for (_, name), places in WITHOUT.items()}
+WITHOUT |= {("gaussian-rates", f"error_shared{which}"): {0} for which in ("", "_gate", "_scale")}
 WITHOUT |= {("byte-atlas", name): {0} for name in ("gate_mean", "gate_closed", "gate_token_variance")}
 WITHOUT |= {
     ("context-extrapolation", metric.name): {1}
