@@ -1,6 +1,5 @@
 """What every panel promises: settings, reset, errors that stay inside, code that restores."""
 
-import asyncio
 import subprocess
 import sys
 
@@ -19,7 +18,6 @@ class Square(Panel):
 
     slug = "square"
     pictures = ("square",)
-    debounce = 0.01
 
     def __init__(self):
         self.drawn = 0
@@ -124,27 +122,6 @@ def test_busy_while_drawing(panel):
     panel.busy.observe(lambda change: seen.append("computing" in change["new"]), "value")
     panel.x.value = 4
     assert seen == [True, False]
-
-
-def test_in_an_event_loop_a_moving_control_is_drawn_when_it_rests(panel):
-    async def drag():
-        before = panel.drawn
-        for x in (1, 3, 5, 6):
-            panel.x.value = x
-        while_moving = panel.drawn - before
-        await asyncio.sleep(0.1)
-        return while_moving, panel.drawn - before
-
-    assert asyncio.run(drag()) == (0, 1)
-    assert value(panel) == 36
-
-
-def test_in_an_event_loop_a_frame_is_never_behind_the_controls(panel):
-    async def cell():
-        panel.x.value = 9
-        return value(panel)
-
-    assert asyncio.run(cell()) == 81
 
 
 def test_an_unknown_picture_lists_those_there_are(panel):

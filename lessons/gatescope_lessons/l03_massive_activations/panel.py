@@ -29,7 +29,6 @@ class LawPanel(Panel):
 
     slug = "law"
     pictures = ("numbers", "law_fit")
-    debounce = 0.05
 
     def __init__(self, record: xr.Dataset, **settings: Any) -> None:
         self._record, self._fits = record, dict[tuple[str, int, int], Fit]()

@@ -36,7 +36,6 @@ class MemoryPanel(Panel):
 
     slug = "memory"
     pictures = ("numbers", "retrieval_gallery", "state_weights")
-    debounce = 0.1
 
     def __init__(self, **settings: Any) -> None:
         def choice(options: Any, value: Any, words: str) -> ipywidgets.SelectionSlider:
@@ -100,7 +99,6 @@ class HeadsPanel(Panel):
 
     slug = "heads"
     pictures = ("numbers", "mode_bars")
-    debounce = 0.2
 
     def __init__(self, pretrained: Any, text: str, **settings: Any) -> None:
         self._pretrained: Any = pretrained

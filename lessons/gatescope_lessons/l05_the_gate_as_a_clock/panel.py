@@ -34,7 +34,6 @@ class ClockPanel(Panel):
 
     slug = "clock"
     pictures = ("numbers", "token_strip", "influence_map")
-    debounce = 0.1
 
     def __init__(self, **settings: Any) -> None:
         self._models: dict[str, Any] = {}

@@ -31,7 +31,6 @@ class LigerPanel(Panel):
 
     slug = "liger"
     pictures = ("numbers", "token_strip", "influence_map")
-    debounce = 0.1
 
     def __init__(self, **settings: Any) -> None:
         self._fixed: dict[str, list[tuple[str, float]]] = {}

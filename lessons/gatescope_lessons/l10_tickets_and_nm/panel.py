@@ -26,7 +26,6 @@ class PrunePanel(Panel):
 
     slug = "prune"
     pictures = ("pruned_accuracy", "weight_profile")
-    debounce = 0.05
 
     def __init__(self, networks: Sequence[nn.Module], **settings: Any) -> None:
         self._networks = networks
@@ -62,7 +61,6 @@ class NMPanel(Panel):
 
     slug = "nm"
     pictures = ("numbers", "mask_map")
-    debounce = 0.05
 
     def __init__(self, network: nn.Module, **settings: Any) -> None:
         self._network = network

@@ -74,7 +74,6 @@ class SparsePanel(Panel):
 
     slug = "sparse"
     pictures = ("cell_graph", "numbers")
-    debounce = 0.3
 
     def __init__(self, **settings: Any) -> None:
         super().__init__({"sparsity": _sparsity(0.9, "Weights cut"), "seed": _seed()})

@@ -30,7 +30,6 @@ class LeavePanel(Panel):
 
     slug = "leave"
     pictures = ("numbers", "retrieval_gallery")
-    debounce = 0.05
 
     def __init__(self, reader: Reader, **settings: Any) -> None:
         self._reader = reader
@@ -89,7 +88,6 @@ class SpendPanel(Panel):
 
     slug = "spend"
     pictures = ("numbers", "token_strip")
-    debounce = 0.1
 
     def __init__(self, adaptive: Adaptive, **settings: Any) -> None:
         self._adaptive, n = adaptive, SPEC.learners

@@ -60,7 +60,6 @@ class RoutingPanel(Panel):
 
     slug = "routing"
     pictures = ("numbers", "expert_load_heatmap", "token_expert_map")
-    debounce = 0.1
 
     def __init__(self, text: str) -> None:
         self._models: dict[int, TinyLM] = {}

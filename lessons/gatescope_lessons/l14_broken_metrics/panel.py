@@ -26,7 +26,6 @@ class ClinicPanel(Panel):
 
     slug = "clinic"
     pictures = ("figure", "card")
-    debounce = 0.1
 
     def __init__(self, **settings: Any) -> None:
         names = list(PATIENTS)

@@ -29,7 +29,6 @@ class AccessPanel(Panel):
 
     slug = "access"
     pictures = ("numbers", "access_map")
-    debounce = 0.1
 
     def __init__(self, **settings: Any) -> None:
         style, wide = {"description_width": "130px"}, {"width": "60%"}

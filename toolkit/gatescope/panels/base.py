@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from threading import RLock
@@ -24,21 +23,19 @@ class Panel:
 
     slug       short name; the control ``layer`` of the panel ``explore`` has the css class gs-explore-layer
     pictures   names of what `draw` returns, in the order they stand on the page
-    debounce   seconds to wait for a moving control to rest; only where an event loop runs, so in plain Python a
-               change is drawn before the assignment returns
 
-    Every control is an attribute. An exception while drawing becomes a message in the panel, and the pictures stay.
+    Every control is an attribute. A change is drawn before the assignment returns; of a slider that is dragged meanwhile,
+    ipywidgets keeps the last value in the browser and sends it when this one is drawn. An exception while drawing becomes
+    a message in the panel, and the pictures stay.
     """
 
     slug: ClassVar[str]
     pictures: ClassVar[tuple[str, ...]]
-    debounce: ClassVar[float] = 0.0
 
     def __init__(self, controls: Mapping[str, Any], extra: Sequence[ipywidgets.Widget] = ()) -> None:
         self._controls = dict(controls)
         self._tables: dict[str, pd.DataFrame] = {}
         self._lock, self._held = RLock(), False
-        self._pending: asyncio.TimerHandle | None = None
         for name, control in self._controls.items():
             setattr(self, name, control.add_class(f"gs-{self.slug}-{name}"))
             control.observe(self._changed, "value")
@@ -102,8 +99,6 @@ class Panel:
 
         Raises Refusal for an unknown picture, or when nothing is drawn yet.
         """
-        if self._pending is not None:
-            self.refresh()
         name = self.pictures[0] if picture is None else picture
         if name not in self.pictures:
             raise Refusal(self.slug, f"a picture of {', '.join(self.pictures)}", repr(picture), "choose one of them")
@@ -120,9 +115,6 @@ class Panel:
 
     def refresh(self) -> None:
         """Draw the present settings now."""
-        if self._pending is not None:
-            self._pending.cancel()
-            self._pending = None
         with self._lock:
             self._working(True)
             try:
@@ -178,23 +170,9 @@ class Panel:
             raise Refusal(self.slug, f"a {name} that its control can take", repr(value), f"nearest is {control.value}")
 
     def _changed(self, _: Any) -> None:
-        if self._held:
-            return
-        loop = _running_loop() if self.debounce else None
-        if loop is None:
+        if not self._held:
             self.refresh()
-            return
-        if self._pending is not None:
-            self._pending.cancel()
-        self._pending = loop.call_later(self.debounce, self.refresh)
 
 
 def _words(error: Exception) -> str:
     return str(error) if isinstance(error, Refusal) else f"{type(error).__name__}: {error}"
-
-
-def _running_loop() -> asyncio.AbstractEventLoop | None:
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None

@@ -32,7 +32,6 @@ class GateBlendPanel(Panel):
 
     slug = "gate"
     pictures = ("numbers", "sink_heatmap", "gate_histogram")
-    debounce = 0.03
 
     def __init__(self, measure: Measure, models: list[str]) -> None:
         self._measure = measure
