@@ -50,6 +50,17 @@ def test_show_along_an_axis(study, capsys):
     assert "did you mean 'rate'?" in capsys.readouterr().err
 
 
+def test_show_how_far_an_axis_is_borne(study, capsys):
+    words = ["rate=0.4,0.5", "seed=0,1,2", "--only", "kind=plain,gated"]
+    assert study("run", *words) == 0
+    capsys.readouterr()
+    assert study("show", *words, "--borne", "rate") == 0
+    told = capsys.readouterr().out
+    assert "largest rate whose metric is at most 0.1 worse" in told
+    row = next(line for line in told.splitlines() if line.strip().startswith("kind=plain"))
+    assert ">= 0.5, >= 0.5, >= 0.5" in row
+
+
 def test_crashes_end_with_one_and_status_shows_why(study, capsys):
     assert study("run", "act=raise", "seed=0", "--only", "kind=plain") == 1
     assert "1 crashed" in capsys.readouterr().out

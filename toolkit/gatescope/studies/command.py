@@ -35,7 +35,11 @@ def _configure(parser: ArgumentParser) -> None:
     _action(actions, "status", "what is finished, crashed, impossible and missing")
     show = _action(actions, "show", "effects with intervals over seeds, best and worst variants, outliers")
     show.add_argument("--metric", nargs="+", metavar="NAME", help="these metrics alone")
-    show.add_argument("--along", metavar="AXIS", help="exponents of the metrics along this axis, such as a sample size")
+    how = show.add_mutually_exclusive_group()
+    how.add_argument("--along", metavar="AXIS", help="exponents of the metrics along this axis, such as a sample size")
+    how.add_argument(
+        "--borne", metavar="AXIS", help="how far along this axis variants keep up, such as a learning rate"
+    )
     out = _action(actions, "export", "one row a point: config, seconds, metrics")
     out.add_argument("--to", choices=("csv", "parquet"), default="csv", help="parquet needs pyarrow")
     out.add_argument("--out", type=Path, required=True, metavar="FILE", help="where to write")
@@ -150,7 +154,7 @@ def _show(grid: Grid, store: Store, arguments: Namespace) -> int:
     from dataclasses import replace
 
     from gatescope.studies.gather import gather, table
-    from gatescope.studies.showing import shown, shown_along
+    from gatescope.studies.showing import shown, shown_along, shown_borne
     from gatescope.studies.spec import refuse_unknown
 
     study = grid.study
@@ -160,7 +164,13 @@ def _show(grid: Grid, store: Store, arguments: Namespace) -> int:
         grid = replace(grid, study=replace(study, metrics=metrics))
     record = gather(grid, store)
     frame = table(grid, record)
-    print("\n".join(shown_along(grid, frame, arguments.along) if arguments.along else shown(grid, frame)))
+    if arguments.along:
+        lines = shown_along(grid, frame, arguments.along)
+    elif arguments.borne:
+        lines = shown_borne(grid, frame, arguments.borne)
+    else:
+        lines = shown(grid, frame)
+    print("\n".join(lines))
     _tell("damaged, left out; delete these folders and run again", [f"points/{name}" for name in record.damaged])
     return 0
 

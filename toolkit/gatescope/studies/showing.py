@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from gatescope.studies.borne import MARGIN, Borne, borne
 from gatescope.studies.effects import Effect, effects, without_replicate
 from gatescope.studies.expand import Grid
 from gatescope.studies.slopes import Slope, slopes
@@ -14,6 +15,7 @@ from gatescope.studies.statistics import ALPHA, FEWEST, outliers
 
 _HEAD = ("variant", "n", "mean", "effect", "95 % interval", "p (Holm)", "verdict")
 _ALONG = ("variant", "n", "exponent", "95 % interval", "p (Holm)", "against 0", "minus control", "p (Holm)", "verdict")
+_BORNE = ("variant", "n", "largest, by {}", "effect (log2)", "95 % interval", "p (Holm)", "verdict")
 _ENDS = 3
 
 
@@ -51,10 +53,25 @@ def shown_along(grid: Grid, frame: pd.DataFrame, axis: str) -> list[str]:
     return lines
 
 
+def shown_borne(grid: Grid, frame: pd.DataFrame, axis: str) -> list[str]:
+    """The lines of `gatescope study show --borne`: how far along an axis a variant is about as good as at its best."""
+    replicate = grid.study.replicate
+    lines = [
+        f"{grid.study.title}: {len(frame)} of {len(grid.points)} points",
+        f"largest {axis} whose metric is at most {MARGIN} worse than at the variant's best {axis}, straight over "
+        f"log {axis} between two of them; >= where the last is borne",
+        f"effect: log2 of it, variant minus control, over {replicate}s; interval, p and verdict as of effects",
+    ]
+    for metric in grid.study.metrics:
+        found = borne(grid, frame, metric, axis)
+        head = tuple(name.format(replicate) for name in _BORNE)
+        lines += ["", metric.name, *(f"  {row}" for row in _aligned([head, *map(_far, found)]))]
+    return lines
+
+
 def _metric(grid: Grid, frame: pd.DataFrame, metric: Metric) -> list[str]:
     found = effects(grid, frame, metric)
-    over = ", ".join(f"{rule} over {dim}" for dim, rule in metric.over.items())
-    lines = [f"{metric.name}: {metric.variable}{', ' + over if over else ''}"]
+    lines = [f"{metric.name}: {metric.variable}{metric.reduction}"]
     if not found:
         return [*lines, f"  no point here has a variable {metric.variable!r}"]
     lines += [f"  {line}" for line in _aligned([_HEAD, *map(_row, found)])]
@@ -73,6 +90,12 @@ def _row(effect: Effect) -> tuple[str, ...]:
         interval = f"[{effect.low:.3g}, {effect.high:.3g}]" if effect.n > 1 else "one replicate"
         numbers = (f"{effect.mean:+.3g}", interval, _p(effect.corrected))
     return effect.label, str(effect.n), f"{effect.value:.4g}", *numbers, effect.verdict
+
+
+def _far(found: Borne) -> tuple[str, ...]:
+    label, n, _, *rest = _row(found.effect)
+    far = (f"{'>= ' if place in found.at_end else ''}{x:.3g}" for place, x in found.largest.items())
+    return label, n, ", ".join(far), *rest
 
 
 def _exponents(slope: Slope) -> tuple[str, ...]:
@@ -104,4 +127,4 @@ def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
-__all__ = ["shown", "shown_along"]
+__all__ = ["shown", "shown_along", "shown_borne"]

@@ -12,9 +12,10 @@ import pandas as pd
 
 from gatescope.errors import Refusal
 from gatescope.rates import rate
+from gatescope.studies.along import curves, without
 from gatescope.studies.effects import Effect, effects
 from gatescope.studies.expand import Grid, Point
-from gatescope.studies.spec import Metric, refuse_unknown
+from gatescope.studies.spec import Metric
 from gatescope.studies.statistics import Paired, holm, paired, verdict
 
 
@@ -48,7 +49,7 @@ def slopes(grid: Grid, frame: pd.DataFrame, metric: Metric, axis: str) -> list[S
     replicate or what makes a control, and where no variant has two values of it.
     """
     points, values = _along(grid, frame, metric, axis)
-    study = replace(grid.study, match=tuple(name for name in grid.study.match if name != axis))
+    study = without(grid.study, axis)
     spent = replace(grid, study=study, points=points)
     table = pd.DataFrame({"address": list(values), metric.name: list(values.values())})
     replicates: dict[str, dict[Any, float]] = {}
@@ -68,28 +69,20 @@ def slopes(grid: Grid, frame: pd.DataFrame, metric: Metric, axis: str) -> list[S
 
 def _along(grid: Grid, frame: pd.DataFrame, metric: Metric, axis: str) -> tuple[tuple[Point, ...], Mapping[str, float]]:
     """A point for every variant and replicate, with the exponent in place of the axis; NaN where there is none."""
-    study, where = grid.study, f"slopes of {metric.name}"
-    refuse_unknown(where, "axes", [axis], list(grid.points[0].config))
-    if axis == study.replicate or axis in study.control:
-        raise Refusal(where, "an axis of what is compared", f"{axis!r}, which tells what with what", "name another")
-    measured = dict(zip(frame["address"], frame[metric.name], strict=True))
-    held: dict[str, tuple[dict[str, Any], dict[float, float]]] = {}
+    held = curves(grid, frame, metric, axis)
     sizes: dict[str, set[float]] = {}
-    for point in grid.points:
-        size = point.config[axis]
-        if isinstance(size, str | bool) or size is None or not size > 0:
-            raise Refusal(where, f"numbers above 0 on {axis!r}", repr(size), "name an axis of sizes")
-        rest = {key: value for key, value in point.config.items() if key != axis}
-        held.setdefault(repr(rest), (rest, {}))[1][size] = measured.get(point.address, math.nan)
-        sizes.setdefault(_variant(rest, study.replicate), set()).add(size)
-    wide = {key: own for key, own in held.items() if len(sizes[_variant(own[0], study.replicate)]) > 1}
+    for curve in held:
+        sizes.setdefault(_variant(curve.point.config, grid.study.replicate), set()).update(curve.values)
+    wanted = {curve.point.address: sizes[_variant(curve.point.config, grid.study.replicate)] for curve in held}
+    wide = [curve for curve in held if len(wanted[curve.point.address]) > 1]
     if not wide:
+        where = f"slopes of {metric.name}"
         raise Refusal(where, f"two values of {axis!r} or more in a variant", "one", "name an axis that varies alone")
     values = {
-        key: _exponent(curve) if set(curve) == sizes[_variant(rest, study.replicate)] else math.nan
-        for key, (rest, curve) in wide.items()
+        curve.point.address: _exponent(curve.values) if set(curve.values) == wanted[curve.point.address] else math.nan
+        for curve in wide
     }
-    return tuple(Point(rest, key) for key, (rest, _) in wide.items()), values
+    return tuple(curve.point for curve in wide), values
 
 
 def _variant(config: Mapping[str, Any], replicate: str) -> str:
