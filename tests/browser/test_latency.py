@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from gatescope_lessons.l07_learning_what_not_to_read import texts
 from gatescope_lessons.lesson_kit import own_shelf
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
@@ -39,3 +40,4 @@ def test_what_cannot_be_timed_is_refused_before_anything_starts(words, told, cap
 
 def test_the_lessons_with_the_larger_model_are_lessons():
     assert set(latency.SMOLLM2) <= set(own_shelf().folders())
+    assert latency.SMOLLM2["l07_learning_what_not_to_read"] == texts.LENGTH

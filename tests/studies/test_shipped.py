@@ -1,4 +1,4 @@
-"""Every study of this project: its grid possible, its controls there, its code named whole, its points the same twice."""
+"""Every study of this project: grid possible, controls there, code named whole, points the same twice."""
 
 from __future__ import annotations
 

@@ -68,8 +68,8 @@ guess
 # %%
 variant, seed = "g1_element", 0
 trainer = panels.train_live(lambda: lab.training(variant, seed, watched=True), steps=1000)
+display(trainer)
 trainer.run_blocking(max_steps=100 if profile == "quick" else None)
-trainer
 
 # %% [markdown]
 # ## Compare all six

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import ipywidgets
@@ -58,17 +58,13 @@ class MemoryPanel(Panel):
         self.apply(**settings)
         self._defaults = self.state
 
-    def draw(self, state: Mapping[str, Any]) -> dict[str, Drawing]:
-        """The numbers, the state on its way, and the weights with which it reads at the end."""
+    def draw(self, state: Mapping[str, Any]) -> Iterator[dict[str, Drawing]]:
+        """The numbers, the state on its way, and the weights with which it reads at the end, each as it is found."""
         record = recalled(Setting(**state))
         frame = _memory_numbers(record)
-        return {
-            "numbers": Drawing(_memory_card(record, frame), frame),
-            **{
-                name: Drawing(getattr(views, name)(record), getattr(views, f"{name}_frame")(record))
-                for name in ("retrieval_gallery", "state_weights")
-            },
-        }
+        yield {"numbers": Drawing(_memory_card(record, frame), frame)}
+        for name in ("retrieval_gallery", "state_weights"):
+            yield {name: Drawing(getattr(views, name)(record), getattr(views, f"{name}_frame")(record))}
 
 
 def _memory_numbers(record: xr.Dataset) -> pd.DataFrame:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import ipywidgets
@@ -36,7 +37,8 @@ class ClockPanel(Panel):
     pictures = ("numbers", "token_strip", "influence_map")
 
     def __init__(self, **settings: Any) -> None:
-        self._models: dict[str, Any] = {}
+        self._model = cache(lambda name: load(Run(*MODELS[name], 0)))
+        self._learned = cache(lambda name, task: turned(self._model(name), task, 1.0))
         style, wide = {"description_width": "130px"}, {"width": "60%"}
         super().__init__(
             {
@@ -56,9 +58,7 @@ class ClockPanel(Panel):
     def draw(self, state: Mapping[str, Any]) -> dict[str, Drawing]:
         """The numbers at this speed beside those at speed 1, what the gate keeps, and who is read."""
         task, name = task_of(state["pairs"], state["segments"]), state["model"]
-        if name not in self._models:
-            self._models[name] = load(Run(*MODELS[name], 0))
-        learned, record = (turned(self._models[name], task, speed) for speed in (1.0, state["speed"]))
+        learned, record = self._learned(name, task), turned(self._model(name), task, state["speed"])
         frame = _numbers(record, learned)
         return {
             "numbers": Drawing(_card(name, record, frame), frame),

@@ -26,7 +26,6 @@ _FEWEST, _STEP = 8, 8
 class _ReadingPanel(Panel):
     """What both panels share: the texts, each read in full once, and the last pass."""
 
-
     def __init__(self, pretrained: Pretrained, controls: Mapping[str, Any], **settings: Any) -> None:
         self._reading = cache(lambda name: Reading(pretrained, name))
         text = ipywidgets.Dropdown(options=texts.NAMES, description="Text", style=_STYLE)

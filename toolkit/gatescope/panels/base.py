@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from html import escape
 from threading import RLock
 from typing import Any, ClassVar
@@ -24,9 +26,9 @@ class Panel:
     slug       short name; the control ``layer`` of the panel ``explore`` has the css class gs-explore-layer
     pictures   names of what `draw` returns, in the order they stand on the page
 
-    Every control is an attribute. A change is drawn before the assignment returns; of a slider that is dragged meanwhile,
-    ipywidgets keeps the last value in the browser and sends it when this one is drawn. An exception while drawing becomes
-    a message in the panel, and the pictures stay.
+    Every control is an attribute. A change is drawn before the assignment returns; while one is drawn, ipywidgets keeps
+    the last value of a dragged slider in the browser and sends it afterwards. An exception while drawing becomes a
+    message in the panel, and the pictures stay.
     """
 
     slug: ClassVar[str]
@@ -115,7 +117,7 @@ class Panel:
 
     def refresh(self) -> None:
         """Draw the present settings now."""
-        with self._lock:
+        with self._lock, _uncollected():
             self._working(True)
             try:
                 drawn = self.draw(self.state)
@@ -172,6 +174,18 @@ class Panel:
     def _changed(self, _: Any) -> None:
         if not self._held:
             self.refresh()
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Python's collector waits: with torch loaded, its walk over all objects takes longer than most drawings."""
+    on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if on:
+            gc.enable()
 
 
 def _words(error: Exception) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import ipywidgets
@@ -46,16 +46,16 @@ class GateBlendPanel(Panel):
         super().__init__(controls)
         self.refresh()
 
-    def draw(self, state: Mapping[str, Any]) -> dict[str, Drawing]:
-        """The numbers beside both ends of the slider, the sink map and the gate histogram."""
+    def draw(self, state: Mapping[str, Any]) -> Iterator[dict[str, Drawing]]:
+        """The numbers beside both ends of the slider, then the sink map and the gate histogram."""
         name, amount = state["model"], round(state["amount"], 6)
         off, learned = self._end(name, 0.0), self._end(name, 1.0)
         record = {0.0: off, 1.0: learned}.get(amount)
         record = self._measure(name, amount) if record is None else record
         rows = {"gate off": (0.0, off), "now": (amount, record), "as learned": (1.0, learned)}
         frame = pd.DataFrame({label: _numbers(at, found) for label, (at, found) in rows.items()}).T
-        return {
-            "numbers": Drawing(_card(name, frame), frame.reset_index(names="gate")),
+        yield {"numbers": Drawing(_card(name, frame), frame.reset_index(names="gate"))}
+        yield {
             "sink_heatmap": Drawing(views.sink_heatmap(record), views.sink_heatmap_frame(record)),
             "gate_histogram": Drawing(views.gate_histogram(record), views.gate_histogram_frame(record)),
         }

@@ -89,12 +89,15 @@ def _sound_receipt(folder: Path) -> Receipt:
 class _NoDraws(TorchFunctionMode):
     """Leaves weights unset instead of drawing 135 million random numbers.
 
-    The meta device would do too, but drawing on it imports the compiler, which takes longer than the whole load.
+    The meta device would do too, but drawing on it imports the compiler and sympy, which takes longer than the load; so
+    does leaving it by empty_like.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Pass everything on but draws."""
         kwargs = kwargs or {}
+        if func is torch.empty_like and args[0].is_meta:
+            return torch.empty(args[0].shape, dtype=args[0].dtype, device=kwargs["device"])
         if func in (Tensor.normal_, nn.init.normal_):
             return args[0] if args else kwargs["tensor"]
         return func(*args, **kwargs)
