@@ -10,6 +10,8 @@
 profile = "quick"
 
 # %%
+from textwrap import fill
+
 from gatescope import panels, views
 from gatescope.interventions import MaskKeys, ZeroDims
 from gatescope.models.smollm2 import load_smollm2
@@ -26,7 +28,8 @@ model, tokenizer = pretrained.model, pretrained.tokenizer
 
 text = story()
 tokens = tokenizer.prepare(text)
-print(text, f"\n\n{tokens.shape[1]} tokens, no token added in front")
+print(*(fill(paragraph, 100) for paragraph in text.splitlines()), sep="\n")
+print(f"\n{tokens.shape[1]} tokens, no token added in front")
 
 # %% [markdown]
 # ## Predict first
