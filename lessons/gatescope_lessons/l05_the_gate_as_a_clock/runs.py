@@ -6,13 +6,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from gatescope import data
 from gatescope.checkpoints import load_extra, load_model
 from gatescope.errors import Refusal
 from gatescope.layers import AttentionSpec, LinearAttentionSpec
 from gatescope.models import LMConfig, TinyLM
 from gatescope.probes import Gates
+from gatescope.recall import GLA, SOFTMAX, accuracy
 from gatescope.tasks import MQAR
 from gatescope.train import Training, TrainSpec
 from gatescope_kernels import Visibility
@@ -22,9 +22,6 @@ STEPS = 750
 #: Steps between two points of a learning curve.
 EVERY = 75
 
-_SOFTMAX = AttentionSpec(n_heads=1, n_kv_heads=1, head_dim=32, rope_theta=None, convolution=4)
-_GLA = LinearAttentionSpec(n_heads=1, key_dim=8, value_dim=32, convolution=4)
-
 
 def _model(*mixers: AttentionSpec | LinearAttentionSpec) -> LMConfig:
     """Two blocks that only mix positions, D = 32. A short convolution lets a key see the token before it, so that all
@@ -33,15 +30,15 @@ def _model(*mixers: AttentionSpec | LinearAttentionSpec) -> LMConfig:
 
 
 VARIANTS: dict[str, LMConfig] = {
-    "softmax": _model(_SOFTMAX, _SOFTMAX),
-    "gla": _model(_GLA, _GLA),
-    "hybrid": _model(_SOFTMAX, _GLA),
-    "fixed": _model(*[replace(_GLA, decay="fixed")] * 2),
-    "linear": _model(*[replace(_GLA, decay="none")] * 2),
-    "gla_k32": _model(*[replace(_GLA, key_dim=32)] * 2),
-    "scalar": _model(*[replace(_GLA, decay="head")] * 2),
-    "window": _model(*[replace(_SOFTMAX, visibility=Visibility(window=8))] * 2),
-    "delta": _model(*[replace(_GLA, decay="head", update="delta")] * 2),
+    "softmax": _model(SOFTMAX, SOFTMAX),
+    "gla": _model(GLA, GLA),
+    "hybrid": _model(SOFTMAX, GLA),
+    "fixed": _model(*[replace(GLA, decay="fixed")] * 2),
+    "linear": _model(*[replace(GLA, decay="none")] * 2),
+    "gla_k32": _model(*[replace(GLA, key_dim=32)] * 2),
+    "scalar": _model(*[replace(GLA, decay="head")] * 2),
+    "window": _model(*[replace(SOFTMAX, visibility=Visibility(window=8))] * 2),
+    "delta": _model(*[replace(GLA, decay="head", update="delta")] * 2),
 }
 
 TASKS: dict[str, MQAR] = {
@@ -95,15 +92,6 @@ def training(run: Run, *, folder: Path | None = None, watched: bool = False, **c
     config = VARIANTS[run.variant]
     gated = any(getattr(mixer, "decay", "none") != "none" for mixer in config.mixers)
     return Training(config, TASKS[run.task], spec, probes=[Gates("decay")] if watched and gated else (), folder=folder)
-
-
-@torch.no_grad()
-def accuracy(model: TinyLM, task: MQAR, size: int = 256, seed: int = 20251105) -> float:
-    """Share of questions whose likeliest next token is the answer, on sequences that no run was trained on (training
-    batches are drawn from (seed, step), these from one number)."""
-    tokens, asked = task.batch(seed, size)
-    guesses = model(tokens)[:, :-1].argmax(-1)
-    return float((guesses == tokens[:, 1:])[asked[:, :-1]].double().mean())
 
 
 def load(run: Run) -> TinyLM:
