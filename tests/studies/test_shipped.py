@@ -42,6 +42,13 @@ SMALL["learning-rates"] = SMALL["gate-atlas"][:1]
 SMALL["byte-atlas"] = [{"steps": 2}, {"steps": 2, "position": "sdpa", "activation": "silu", "combine": "add"}]
 SMALL["context-extrapolation"] = [{"steps": 2, "sink": "learned"}, {"steps": 2, "encoding": "none"}]
 SMALL["stability"] = [{"steps": 2, "position": "value"}]
+SMALL["emergence"] = [{"steps": 8}, {"steps": 8, "task": "bytes", "optimizer": "sgd", "n_layers": 2, "d_model": 8}]
+SMALL["hybrid-ratios"] = [
+    {"steps": 2},
+    {"steps": 2, "kind": "gla", "full": 1, "task": "bytes"},
+    {"steps": 2, "kind": "delta", "full": 0},
+    {"steps": 2, "kind": "scalar", "full": 2},
+]
 #: (study, metric) -> the small points that have no such number, by their place.
 WITHOUT = {("gate-atlas", name): {0} for name in ("gate_mean", "gate_closed", "gate_live")}
 WITHOUT |= {("learning-rates", name): places for (_, name), places in WITHOUT.items()}
@@ -52,6 +59,7 @@ WITHOUT |= {
     for metric in load("context-extrapolation").metrics
     if metric.variable.endswith("_stretched")
 }
+WITHOUT |= {("hybrid-ratios", "accuracy"): {1}, ("hybrid-ratios", "loss"): {0, 2, 3}}
 #: They carry numbers and make none.
 BOOKKEEPING = ("gatescope.records.", "gatescope.specs", "gatescope.errors")
 
