@@ -17,7 +17,11 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _TOKENS = ("IdentityProvider.token", "ServerApp.token", "NotebookApp.token")
 _PASSWORDS = ("PasswordIdentityProvider.hashed_password", "ServerApp.password")
 #: Lies in the venv, so that a person's own JupyterLab settings are left as they are and still win.
-OVERRIDES = {"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False}}
+OVERRIDES = {
+    "@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False},
+    # A long line of code is read whole, not scrolled to.
+    "@jupyterlab/notebook-extension:tracker": {"codeCellConfig": {"lineNumbers": False, "lineWrap": True}},
+}
 
 
 def launch(place: Place, lab_args: Sequence[str]) -> None:
@@ -31,7 +35,7 @@ def launch(place: Place, lab_args: Sequence[str]) -> None:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         step = f"{'free space on that disk' if full else 'allow writing there'}; nothing of yours was changed"
         raise SetupError("work/", f"to write the learner's copies into {place.work}", str(error), step) from error
-    quieten(place.venv)
+    arrange(place.venv)
     command = lab_command(place, lab_args)
     print("Opening JupyterLab on work/ (Ctrl-C twice stops it) ...", flush=True)
     os.chdir(place.work)
@@ -87,8 +91,8 @@ def lab_command(place: Place, lab_args: Sequence[str]) -> list[str]:
     return [*command, *lab_args]
 
 
-def quieten(venv: Path) -> None:
-    """Switch JupyterLab's news and update pop-ups off for this venv."""
+def arrange(venv: Path) -> None:
+    """JupyterLab's settings for this venv: no news, no pop-ups of updates, lines of code that wrap."""
     settings = venv / "share" / "jupyter" / "lab" / "settings" / "overrides.json"
     settings.parent.mkdir(parents=True, exist_ok=True)
     settings.write_text(json.dumps(OVERRIDES), encoding="utf-8")

@@ -18,13 +18,14 @@ from pathlib import Path
 
 import psutil
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
+
+from lab_launch import OVERRIDES
+
 START_SECONDS = 90
-_SETTINGS = {
-    # No question about news, no look for updates.
-    "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
-    # Every cell stands in the page, so that a test may ask for one that is out of view.
-    "notebook-extension/tracker": {"windowingMode": "none"},
-}
+#: As `make lab` has it, and every cell stands in the page, so that a test may ask for one that is out of view.
+_TRACKER = "@jupyterlab/notebook-extension:tracker"
+_SETTINGS = OVERRIDES | {_TRACKER: OVERRIDES[_TRACKER] | {"windowingMode": "none"}}
 
 
 @dataclass(frozen=True)
@@ -75,8 +76,8 @@ def _free_port() -> int:
 
 def _write_settings(home: Path) -> None:
     for name, values in _SETTINGS.items():
-        plugin, _, schema = name.partition("/")
-        path = home / "settings" / "@jupyterlab" / plugin / f"{schema}.jupyterlab-settings"
+        plugin, _, schema = name.partition(":")
+        path = home / "settings" / plugin / f"{schema}.jupyterlab-settings"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(values), encoding="utf-8")
 
