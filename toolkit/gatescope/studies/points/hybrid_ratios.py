@@ -98,11 +98,12 @@ def model_config(run: HybridRun) -> Any:
     """The `LMConfig` of a run: lesson 05's blocks, D = 32, which only mix positions, four of them."""
     from dataclasses import replace
 
+    from gatescope.layers import AttentionSpec, LinearAttentionSpec
     from gatescope.models import LMConfig
     from gatescope.recall import GLA, SOFTMAX
     from gatescope.tasks.text import BYTE_VOCAB
 
-    kinds = {
+    kinds: dict[str, AttentionSpec | LinearAttentionSpec] = {
         "softmax": SOFTMAX,
         "gla": GLA,
         "scalar": replace(GLA, decay="head"),
