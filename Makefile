@@ -23,8 +23,10 @@ export OMP_WAIT_POLICY ?= PASSIVE
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-dev lab test notebooks claims build bench latency compile-report site wheelhouse lint clean
 
+# What is set up for developers needs the tests, which a course folder is without.
 help:  ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | if [ -d tests ]; then cat; else grep -v 'setup-dev'; fi \
+	| sed -E 's/:.*## /\t/' | expand -t 18
 
 setup:  ## make .venv, install the pins, convert SmolLM2 once
 	@$(BOOTSTRAP) setup

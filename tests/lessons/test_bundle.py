@@ -170,6 +170,16 @@ def test_the_unpacked_course_can_be_set_up(unpacked: Path, tmp_path: Path) -> No
         ]
 
 
+def test_make_help_lists_what_a_course_can_do(unpacked: Path, root: Path) -> None:
+    listed = [
+        subprocess.run(["make", "help"], cwd=folder, capture_output=True, text=True, check=True).stdout
+        for folder in (unpacked, root)
+    ]
+    course, clone = ({line.split()[0] for line in text.splitlines()} for text in listed)
+    assert {"lab", "notebooks"} <= course
+    assert clone - course == {"test", "latency", "site", "lint"}
+
+
 def test_the_teachers_part_makes_the_course_whole(root: Path) -> None:
     shelf = own_shelf()
     found = teacher_files(shelf)
