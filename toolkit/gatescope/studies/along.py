@@ -19,7 +19,7 @@ class Curve:
     """The config of a variant and replicate without the axis as a point of its own, and axis -> metric."""
 
     point: Point
-    values: Mapping[float, float]
+    values: Mapping[int | float, float]
 
 
 def curves(grid: Grid, frame: pd.DataFrame, metric: Metric, axis: str) -> list[Curve]:

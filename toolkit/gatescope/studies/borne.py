@@ -33,7 +33,7 @@ class Borne:
     effect: Effect
 
 
-def largest_borne(curve: Mapping[float, float]) -> float:
+def largest_borne(curve: Mapping[int | float, float]) -> float:
     """The largest x with L(x) <= min L + `MARGIN`, where ``curve`` is x -> L; NaN where no L is a number.
 
     L is a loss, say, over learning rates x. A run that diverged has none (NaN) and does not bear its rate. Between two

@@ -89,7 +89,7 @@ def _variant(config: Mapping[str, Any], replicate: str) -> str:
     return repr({key: value for key, value in config.items() if key != replicate})
 
 
-def _exponent(curve: Mapping[float, float]) -> float:
+def _exponent(curve: Mapping[int | float, float]) -> float:
     """`rate` of size -> metric; NaN where a value has no logarithm."""
     ordered = sorted(curve)
     values = [curve[size] for size in ordered]
