@@ -9,7 +9,7 @@ from gatescope.studies.keeping import kept, kept_grid, kept_table
 from gatescope.studies.showing import shown_along
 
 #: Study -> the axis along which its exponents are quoted.
-ALONG = {"experts": "k"}
+ALONG = {"experts": "k", "gaussian-rates": "samples"}
 
 
 @pytest.mark.parametrize(("name", "axis"), ALONG.items())
