@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from textwrap import fill
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -15,6 +16,9 @@ from gatescope.views.style import COMPARED, INK, STRONG, number
 
 if TYPE_CHECKING:
     from gatescope.views.still import Still
+
+#: Characters of a variant's name in a line: a study names it by all that it varies, and the axes need their room.
+_LABEL = 40
 
 
 def variant_strip_frame(ds: xr.Dataset, metric: str, baseline: str | None = None) -> pd.DataFrame:
@@ -65,10 +69,9 @@ def variant_strip(ds: xr.Dataset, metric: str, baseline: str | None = None) -> S
         known = rows[rows["low"].notna()]
         axes.hlines(known["variant"].astype(str).map(names.index), known["low"], known["high"], color=INK, lw=1.5)
         axes.plot(rows["mean"], range(len(names)), "|", color=INK, ms=18, mew=2.5, label="mean")
-        axes.axvline(
-            rows.loc[rows["variant"] == baseline, "mean"].iloc[0], color=STRONG, ls="--", lw=1.2, label=baseline
-        )
-        ticks = [f"{name}  ({number(ratio)} ×)" for name, ratio in zip(names, rows["ratio"], strict=True)]
+        reference = rows.loc[rows["variant"] == baseline, "mean"].iloc[0]
+        axes.axvline(reference, color=STRONG, ls="--", lw=1.2, label=fill(baseline, _LABEL))
+        ticks = [fill(f"{name}  ({number(ratio)} ×)", _LABEL) for name, ratio in zip(names, rows["ratio"], strict=True)]
         axes.set_yticks(range(len(names)), ticks)
         axes.set(xlabel=quantity(ds[metric]), ylabel=axis_label("variant"), ylim=(len(names) - 0.5, -0.5))
         axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
