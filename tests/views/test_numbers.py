@@ -114,6 +114,15 @@ def test_variant_strip_compares_with_the_baseline_it_is_told(runs):
         views.variant_strip(runs, "first_attention", baseline="none")
 
 
+def test_variant_strip_breaks_names_that_would_leave_its_points_no_room(runs):
+    long = runs.assign_coords(variant=[f"{name} {'axis=value ' * 9}".strip() for name in runs.variant.values])
+    figure = views.variant_strip(long, "first_attention")
+    figure.draw_without_rendering()
+    (axes,) = figure.axes
+    assert all("\n" in tick.get_text() for tick in axes.get_yticklabels())
+    assert axes.get_position().width > 0.2
+
+
 @pytest.mark.parametrize("select", [{}, {"seed": 0}, {"seed": 0, "variant": 1}])
 def test_curves_have_a_line_a_run_and_a_name_a_variant(runs, select):
     ds = runs.isel(select)
