@@ -13,7 +13,7 @@ from .accessible import violations
 
 SHELF = own_shelf()
 LESSON = "l00_start"
-PAGES = ("index.html", "claims.html", "systems.html", "families.html", "costs.html")
+PAGES = ("index.html", "claims.html", "systems.html", "families.html", "studies.html", "costs.html")
 
 
 @pytest.fixture(scope="module")

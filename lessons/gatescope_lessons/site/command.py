@@ -27,6 +27,7 @@ from gatescope_lessons.teaching import handbook
 DOCUMENTS = (
     ("docs/systems.md", "systems.html", "Systems"),
     ("docs/families.md", "families.html", "Models"),
+    ("docs/studies.md", "studies.html", "Studies"),
     ("docs/costs.md", "costs.html", "Costs"),
     ("docs/hosting.md", "hosting.html", "Hosting"),
 )
