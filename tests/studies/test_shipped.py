@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 import xarray as xr
+from gatescope.paths import data_dir
 from gatescope.studies import expand, load, spec
+from gatescope.studies.effects import effects
 from gatescope.studies.expand import resolve
 from gatescope.studies.gather import reduced
+from gatescope.studies.keeping import kept, kept_grid, kept_table
 
 #: Study -> points of it made small: together they execute all that its points execute.
 SMALL: dict[str, list[dict[str, object]]] = {
@@ -126,3 +129,11 @@ def test_a_point_is_a_pure_function_with_every_metric(measured):
                 assert metric.variable not in record
             else:
                 assert reduced(metric, joined).shape == (1,)
+
+
+@pytest.mark.parametrize("path", sorted((data_dir() / "measured" / "studies").glob("*.nc")), ids=lambda path: path.stem)
+def test_a_kept_study_names_its_variants_as_its_effects_do(path):
+    study, record = load(path.stem), kept(path.stem)
+    grid, frame = kept_grid(study, record), kept_table(record)
+    told = {effect.label for metric in study.metrics for effect in effects(grid, frame, metric)}
+    assert told == set(record.variant.values.tolist())

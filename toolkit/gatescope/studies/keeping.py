@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,13 +61,15 @@ def kept_grid(study: Study | str, record: xr.Dataset) -> Grid:
     from gatescope.studies.expand import config_defaults, resolve
 
     study = load(study) if isinstance(study, str) else study
-    fields = [str(name) for name in record.coords if name not in ("point", "variant")]
+    config_class = resolve(study.point)[1]
+    # In the order of the config, in which labels are told.
+    names = [field.name for field in fields(config_class) if field.name in record.coords]
     points = [
-        Point({name: record[name].values[row].item() for name in fields}, str(address))
+        Point({name: record[name].values[row].item() for name in names}, str(address))
         for row, address in enumerate(record.point.values)
     ]
     versions = Versions(str(record.attrs["code_version"]), "")
-    return Grid(study, tuple(points), (), versions, config_defaults(resolve(study.point)[1]))
+    return Grid(study, tuple(points), (), versions, config_defaults(config_class))
 
 
 def kept_table(record: xr.Dataset) -> pd.DataFrame:
