@@ -107,6 +107,17 @@ def test_variant_strip_of_one_seed_claims_no_interval(runs):
     assert "no interval" in views.alt_text(views.variant_strip(one, "first_attention"))
 
 
+def test_a_variant_strip_speaks_of_the_seeds_that_a_variant_has(runs):
+    whole = views.variant_strip_frame(runs.isel(seed=slice(1, None)), "first_attention").set_index("variant")
+    gone = runs.copy(deep=True)
+    last = gone.variant.values[-1]
+    gone.first_attention.loc[{"variant": last, "seed": gone.seed.values[0]}] = float("nan")
+    frame = views.variant_strip_frame(gone, "first_attention").set_index("variant")
+    for name in ("mean", "low", "high"):
+        assert frame.loc[last, name].iloc[0] == whole.loc[last, name].iloc[0]
+    assert frame["ratio"].notna().all()
+
+
 def test_variant_strip_compares_with_the_baseline_it_is_told(runs):
     frame = views.variant_strip_frame(runs, "first_attention", baseline="off_by_one").set_index("variant")
     assert (frame.loc["off_by_one", "ratio"] == 1).all()

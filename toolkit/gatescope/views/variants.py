@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from textwrap import fill
 from typing import TYPE_CHECKING
 
@@ -24,7 +25,8 @@ _LABEL = 40
 def variant_strip_frame(ds: xr.Dataset, metric: str, baseline: str | None = None) -> pd.DataFrame:
     """Columns variant, seed, the metric, and per variant: mean, low, high, ratio.
 
-    low and high bound the mean with 95 % confidence: `intervals.t_interval` over seeds.
+    low and high bound the mean with 95 % confidence: `intervals.t_interval` over the seeds that a variant has, none of
+    them NaN; a variant without any has NaN throughout.
     ratio is the mean over the mean of ``baseline`` (the first variant unless named).
     Raises Refusal without the metric, with dims other than variant and seed, or for an unknown baseline.
     """
@@ -39,7 +41,8 @@ def variant_strip_frame(ds: xr.Dataset, metric: str, baseline: str | None = None
     if baseline not in names:
         raise Refusal("variant_strip", f"a baseline of {names}", repr(baseline), "name one of the record's variants")
     frame = long_frame(data, metric)
-    intervals = {name: t_interval(group.to_numpy()) for name, group in frame.groupby("variant", sort=False)[metric]}
+    seeds = {name: group.dropna().to_numpy() for name, group in frame.groupby("variant", sort=False)[metric]}
+    intervals = {name: t_interval(values) if len(values) else (math.nan,) * 3 for name, values in seeds.items()}
     mean, low, high = (frame["variant"].map({name: found[i] for name, found in intervals.items()}) for i in range(3))
     reference = frame.loc[frame["variant"] == baseline, metric].mean()
     return frame.assign(mean=mean, low=low, high=high, ratio=mean / reference)
