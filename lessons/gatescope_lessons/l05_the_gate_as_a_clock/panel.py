@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any
 
@@ -55,13 +55,13 @@ class ClockPanel(Panel):
         self.apply(**settings)
         self._defaults = self.state
 
-    def draw(self, state: Mapping[str, Any]) -> dict[str, Drawing]:
-        """The numbers at this speed beside those at speed 1, what the gate keeps, and who is read."""
+    def draw(self, state: Mapping[str, Any]) -> Iterator[dict[str, Drawing]]:
+        """The numbers at this speed beside those at speed 1, then what the gate keeps, and who is read."""
         task, name = task_of(state["pairs"], state["segments"]), state["model"]
         learned, record = self._learned(name, task), turned(self._model(name), task, state["speed"])
         frame = _numbers(record, learned)
-        return {
-            "numbers": Drawing(_card(name, record, frame), frame),
+        yield {"numbers": Drawing(_card(name, record, frame), frame)}
+        yield {
             "token_strip": Drawing(views.token_strip(record, "kept"), views.token_strip_frame(record, "kept")),
             "influence_map": Drawing(views.influence_map(record), views.influence_map_frame(record)),
         }

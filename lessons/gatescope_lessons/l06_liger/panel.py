@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import ipywidgets
@@ -61,8 +61,8 @@ class LigerPanel(Panel):
         self.apply(**settings)
         self._defaults = self.state
 
-    def draw(self, state: Mapping[str, Any]) -> dict[str, Drawing]:
-        """The score now beside those of reference, what the gate keeps, and who is read."""
+    def draw(self, state: Mapping[str, Any]) -> Iterator[dict[str, Drawing]]:
+        """The score now beside those of reference, then what the gate keeps, and who is read."""
         reading = Reading(
             task=TASKS[state["task"]],
             repair=REPAIRS[state["repair"]],
@@ -74,8 +74,8 @@ class LigerPanel(Panel):
         record = read(reading, layer=state["layer"], head=state["head"])
         rows = [("now", record.attrs["score"]), *self._reference(reading.task)]
         frame = pd.DataFrame(rows, columns=["model", "score"])
-        return {
-            "numbers": Drawing(_card(reading, record, frame), frame),
+        yield {"numbers": Drawing(_card(reading, record, frame), frame)}
+        yield {
             "token_strip": _kept(record),
             "influence_map": Drawing(views.influence_map(record), views.influence_map_frame(record)),
         }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import ipywidgets
@@ -46,14 +46,12 @@ class PrunePanel(Panel):
         self.apply(**settings)
         self._defaults = self.state
 
-    def draw(self, state: Mapping[str, Any]) -> dict[str, Drawing]:
-        """Accuracy by cut, every network a point, and what is left of every layer of the first."""
+    def draw(self, state: Mapping[str, Any]) -> Iterator[dict[str, Drawing]]:
+        """Accuracy by cut, every network a point, then what is left of every layer of the first."""
         accuracy, weights = prune_now(self._networks, state["sparsity"], state["scope"])
         given = (accuracy, "pruned_accuracy")
-        return {
-            "pruned_accuracy": Drawing(views.variant_strip(*given), views.variant_strip_frame(*given)),
-            "weight_profile": Drawing(views.weight_profile(weights), views.weight_profile_frame(weights)),
-        }
+        yield {"pruned_accuracy": Drawing(views.variant_strip(*given), views.variant_strip_frame(*given))}
+        yield {"weight_profile": Drawing(views.weight_profile(weights), views.weight_profile_frame(weights))}
 
 
 class NMPanel(Panel):
