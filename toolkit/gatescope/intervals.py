@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.special import stdtrit
 
 
 def t_interval(values: Sequence[float] | np.ndarray) -> tuple[float, float, float]:
@@ -15,6 +14,8 @@ def t_interval(values: Sequence[float] | np.ndarray) -> tuple[float, float, floa
 
     With one value low and high are NaN: one run has no spread. Source: Student 1908, The Probable Error of a Mean.
     """
+    from scipy.special import stdtrit  # here, because every lesson imports this module and few need it at once
+
     array = np.asarray(values, dtype=float)
     n, mean = len(array), float(array.mean())
     if n < 2:
