@@ -12,6 +12,8 @@ import mistune
 
 _NOTEBOOK = re.compile(r'href="(?:\.\./|solutions/)*([\w.-]+)\.ipynb((?:#[^"]*)?)"')
 _HEADING = re.compile(r"<h(\d)>(.*?)</h\1>", re.DOTALL)
+_TABLE = re.compile(r"<table(?![^>]*tabindex)")
+_EMPTY_HEADER = re.compile(r"<th[^>]*>\s*</th>")
 _TAG = re.compile(r"<[^>]+>")
 # Code comes first, so that a dollar in it starts no formula. A formula may go on in the next line.
 _FORMULA = re.compile(
@@ -35,7 +37,13 @@ def to_html(text: str) -> str:
     html = str(_parser()(_FORMULA.sub(away, text)))
     html = re.sub(_PLACE.format(r"(\d+)"), lambda match: formulas[int(match[1])], html)
     html = _NOTEBOOK.sub(r'href="\1.html\2"', html)
-    return _HEADING.sub(_anchored, html)
+    return readable(_HEADING.sub(_anchored, html))
+
+
+def readable(html: str) -> str:
+    """Tables for everybody: a wide one, which scrolls, is reached with the keyboard, and a header that is empty, as
+    pandas leaves over its index, is none."""
+    return _TABLE.sub('<table tabindex="0"', _EMPTY_HEADER.sub("<td></td>", html))
 
 
 def heading_id(text: str) -> str:

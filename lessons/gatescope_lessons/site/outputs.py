@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 
 from gatescope.errors import Refusal
+
+from gatescope_lessons.site.markdown import readable
 
 _VIEW = "application/vnd.jupyter.widget-view+json"
 _PLOTLY = "application/vnd.plotly.v1+json"
@@ -32,7 +33,6 @@ _VALUES = frozenset(
         "TextareaModel",
     }
 )
-_EMPTY_HEADER = re.compile(r"<th[^>]*>\s*</th>")
 
 
 class Widgets:
@@ -59,7 +59,7 @@ class Widgets:
         if _PLOTLY in data:
             return self._plot(data[_PLOTLY])
         if "text/html" in data:
-            return f'<div class="html">{_headed(_text(data["text/html"]))}</div>'
+            return f'<div class="html">{readable(_text(data["text/html"]))}</div>'
         if "image/png" in data:
             return _image("png", _text(data["image/png"]), "")
         return f"<pre>{escape(_text(data.get('text/plain', '')))}</pre>"
@@ -80,7 +80,7 @@ class Widgets:
         if name in _BOXES:
             yield from (self.widget(child) for child in state.get("children", ()))
         elif name in {"HTMLModel", "HTMLMathModel"}:
-            yield _headed(state.get("value", ""))
+            yield readable(state.get("value", ""))
         elif name == "LabelModel":
             yield escape(str(state.get("value", "")))
         elif name in _CHOICES:
@@ -111,11 +111,6 @@ class Widgets:
             f'style="min-height:{int(layout.get("height") or 420)}px"></div>'
             f"<script>Plotly.newPlot({', '.join(parts)}, {{displaylogo: false, responsive: true}})</script>"
         )
-
-
-def _headed(html: str) -> str:
-    """Without the headers that pandas leaves empty over its index: to a screen reader they head nothing."""
-    return _EMPTY_HEADER.sub("<td></td>", html)
 
 
 def _control(state: Mapping[str, Any], value: str) -> str:

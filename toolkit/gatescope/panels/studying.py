@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import ipywidgets
@@ -22,6 +23,9 @@ from gatescope.views.style import card, cell
 _ALL = "all points"
 _COLUMNS = ("label", "n", "value", "mean", "low", "high", "corrected", "verdict")
 _HEADS = ("variant", "n", "mean", "effect", "low", "high", "p (Holm)", "verdict")
+
+#: Characters of a variant's name in a line of the table, which must fit its cell.
+_LABEL = 36
 
 
 class StudyPanel(Panel):
@@ -55,7 +59,8 @@ class StudyPanel(Panel):
         rows = self._effects(metric, set(strip.variant.values.tolist()))
         missing = len(self._grid.points) - self._metrics.sizes["point"]
         note = f"variant minus control, paired by {self._grid.study.replicate}; {missing} of {len(self._grid.points)}"
-        body = views.style.table(_HEADS, [[cell(value) for value in row] for row in rows.itertuples(index=False)])
+        told = [[fill(label, _LABEL), *map(cell, numbers)] for label, *numbers in rows.itertuples(index=False)]
+        body = views.style.table(_HEADS, told)
         return {
             "parallel_points": Drawing(
                 views.parallel_points(lines, metric), views.parallel_points_frame(lines, metric)
