@@ -23,7 +23,6 @@ from gatescope.views.style import card, cell
 _ALL = "all points"
 _COLUMNS = ("label", "n", "value", "mean", "low", "high", "corrected", "verdict")
 _HEADS = ("variant", "n", "mean", "effect", "low", "high", "p (Holm)", "verdict")
-
 #: Characters of a variant's name in a line of the table, which must fit its cell.
 _LABEL = 36
 

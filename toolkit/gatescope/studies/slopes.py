@@ -13,7 +13,7 @@ import pandas as pd
 from gatescope.errors import Refusal
 from gatescope.rates import rate
 from gatescope.studies.along import curves, without
-from gatescope.studies.effects import Effect, effects
+from gatescope.studies.effects import Effect, effects, without_replicate
 from gatescope.studies.expand import Grid, Point
 from gatescope.studies.spec import Metric
 from gatescope.studies.statistics import Paired, holm, paired, verdict
@@ -55,7 +55,7 @@ def slopes(grid: Grid, frame: pd.DataFrame, metric: Metric, axis: str) -> list[S
     replicates: dict[str, dict[Any, float]] = {}
     for point in points:
         if math.isfinite(values[point.address]):
-            own = replicates.setdefault(_variant(point.config, study.replicate), {})
+            own = replicates.setdefault(_variant(grid, point), {})
             own[point.config[study.replicate]] = values[point.address]
     found = effects(spent, table, metric)
     held = [replicates[repr(effect.config)] for effect in found]
@@ -72,8 +72,8 @@ def _along(grid: Grid, frame: pd.DataFrame, metric: Metric, axis: str) -> tuple[
     held = curves(grid, frame, metric, axis)
     sizes: dict[str, set[float]] = {}
     for curve in held:
-        sizes.setdefault(_variant(curve.point.config, grid.study.replicate), set()).update(curve.values)
-    wanted = {curve.point.address: sizes[_variant(curve.point.config, grid.study.replicate)] for curve in held}
+        sizes.setdefault(_variant(grid, curve.point), set()).update(curve.values)
+    wanted = {curve.point.address: sizes[_variant(grid, curve.point)] for curve in held}
     wide = [curve for curve in held if len(wanted[curve.point.address]) > 1]
     if not wide:
         where = f"slopes of {metric.name}"
@@ -85,8 +85,8 @@ def _along(grid: Grid, frame: pd.DataFrame, metric: Metric, axis: str) -> tuple[
     return tuple(curve.point for curve in wide), values
 
 
-def _variant(config: Mapping[str, Any], replicate: str) -> str:
-    return repr({key: value for key, value in config.items() if key != replicate})
+def _variant(grid: Grid, point: Point) -> str:
+    return repr(without_replicate(grid, point))
 
 
 def _exponent(curve: Mapping[int | float, float]) -> float:
